@@ -1,0 +1,4 @@
+//! Storage engine: write-ahead log, pages, trees, MVCC, watch, leases.
+
+pub mod page;
+pub mod tree;
