@@ -1,1 +1,3 @@
+//! Network layer.
 
+pub mod driver;

@@ -1,0 +1,165 @@
+//! Work that waits for idle moments: compaction, watch catch-up, hashes.
+
+use super::{read::encode, Effect, Member};
+use crate::request::CallId;
+use engine::{
+    error::RequestError,
+    page::{FetchDone, Miss},
+    store::{Compaction, CompactionProgress, HashJob},
+};
+use proto::etcdserverpb as pb;
+use std::collections::VecDeque;
+
+/// Rows that one slice of compaction or hashing looks at: some 100 µs of work.
+const SLICE_ROWS_MAX: usize = 200;
+/// Rows that one slice of watch catch-up reads.
+const CATCH_UP_ROWS_MAX: usize = 500;
+/// Hashes under way at once; the next caller is told to slow down.
+const HASHES_MAX: usize = 16;
+
+enum Hash {
+    Kv(i64),
+    All,
+}
+
+#[derive(Default)]
+pub(super) struct Background {
+    hashes: VecDeque<(CallId, Hash, HashJob)>,
+    /// Callers of physical compactions, with the number of the compaction that they wait for.
+    compactions: VecDeque<(CallId, u64, i64)>,
+    /// A step lacked pages: no use in trying before some arrive.
+    starved: bool,
+    turn: usize,
+}
+
+impl Member {
+    pub fn wants_work(&self) -> bool {
+        !self.halted
+            && !self.background.starved
+            && (!self.background.hashes.is_empty()
+                || self.store.wants_compaction()
+                || self.store.watch_wants_catch_up())
+    }
+
+    /// One slice of one kind of work; the kinds take turns.
+    pub(super) fn work(&mut self, now_ns: u64) {
+        self.background.turn = (self.background.turn + 1) % 3;
+        let result = match self.background.turn {
+            0 => self.compact_slice(),
+            1 => self.hash_slice(),
+            _ => self.catch_up_slice(now_ns),
+        };
+        if let Err(miss) = result {
+            self.background.starved = true;
+            self.fetch(&miss);
+        }
+    }
+
+    fn compact_slice(&mut self) -> Result<(), Miss> {
+        if !self.store.wants_compaction() {
+            return Ok(());
+        }
+        if let CompactionProgress::Finished(number) = self.store.compaction_step(SLICE_ROWS_MAX)? {
+            while let Some((call, _, revision)) = self
+                .background
+                .compactions
+                .front()
+                .copied()
+                .filter(|(_, waits_for, _)| *waits_for <= number)
+            {
+                self.background.compactions.pop_front();
+                self.answer_compaction(call, revision);
+            }
+        }
+        Ok(())
+    }
+
+    fn catch_up_slice(&mut self, now_ns: u64) -> Result<(), Miss> {
+        self.store.watch_catch_up(now_ns, CATCH_UP_ROWS_MAX)?;
+        Ok(())
+    }
+
+    fn hash_slice(&mut self) -> Result<(), Miss> {
+        let Some((call, kind, mut job)) = self.background.hashes.pop_front() else {
+            return Ok(());
+        };
+        match job.step(&self.store, SLICE_ROWS_MAX) {
+            Err(miss) => {
+                self.background.hashes.push_front((call, kind, job));
+                Err(miss)
+            }
+            Ok(None) => {
+                self.background.hashes.push_front((call, kind, job));
+                Ok(())
+            }
+            Ok(Some(result)) => {
+                let header = Some(self.header(self.store.revision()));
+                let message = result.map(|found| match kind {
+                    Hash::All => encode(&pb::HashResponse {
+                        header,
+                        hash: found.hash,
+                    }),
+                    Hash::Kv(_) => encode(&pb::HashKvResponse {
+                        header,
+                        hash: found.hash,
+                        compact_revision: found.compact_revision,
+                        hash_revision: 0,
+                    }),
+                });
+                self.reply(call, message.map_err(Into::into));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn hash(&mut self, call: CallId) {
+        let job = self.store.hash();
+        self.queue_hash(call, Hash::All, job);
+    }
+
+    pub(super) fn hash_kv(&mut self, call: CallId, revision: i64) {
+        let job = self.store.hash_kv(revision);
+        self.queue_hash(call, Hash::Kv(revision), job);
+    }
+
+    fn queue_hash(&mut self, call: CallId, kind: Hash, job: HashJob) {
+        if self.background.hashes.len() >= HASHES_MAX {
+            return self.reply(call, Err(RequestError::TooManyRequests.into()));
+        }
+        self.background.hashes.push_back((call, kind, job));
+    }
+
+    /// The answer to a compaction: at once, or after its rows are gone when the caller asked for that.
+    pub(super) fn compacted(&mut self, call: CallId, compaction: Compaction, revision: i64) {
+        match compaction.wait_for {
+            Some(number) if self.store.wants_compaction() => {
+                self.background
+                    .compactions
+                    .push_back((call, number, revision))
+            }
+            _ => self.answer_compaction(call, revision),
+        }
+    }
+
+    fn answer_compaction(&mut self, call: CallId, revision: i64) {
+        let response = pb::CompactionResponse {
+            header: Some(self.header(revision)),
+        };
+        self.reply(call, Ok(encode(&response)));
+    }
+
+    /// Asks for pages, unless they are on their way already.
+    pub(super) fn fetch(&mut self, miss: &Miss) {
+        if let Some(job) = self.store.fetch_job(miss) {
+            self.effects.push(Effect::Fetch(job));
+        }
+    }
+
+    pub(super) fn fetched(&mut self, done: FetchDone) {
+        self.background.starved = false;
+        match self.store.fetch_done(done) {
+            Ok(()) => self.reads.pages_arrived(),
+            Err(error) => self.halt(format!("{error}")),
+        }
+    }
+}
