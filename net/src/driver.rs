@@ -73,10 +73,8 @@ impl Socket {
 
     /// Waits for bytes; 0 at the end of the stream.
     pub async fn read(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        poll_fn(|context| {
-            Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut *buffer)
-        })
-        .await
+        poll_fn(|context| Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut *buffer))
+            .await
     }
 
     /// Waits for bytes and hands them to `take`; 0 at the end of the stream. The buffer is borrowed only while the
@@ -88,8 +86,7 @@ impl Socket {
     ) -> io::Result<usize> {
         poll_fn(|context| {
             let mut buffer = buffer.borrow_mut();
-            let polled =
-                Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut buffer);
+            let polled = Pin::new(&mut *self.stream.borrow_mut()).poll_read(context, &mut buffer);
             if let Poll::Ready(Ok(count)) = polled {
                 take(&buffer[..count]);
             }
@@ -108,11 +105,7 @@ impl Socket {
             // SAFETY: IoSlice has the layout of iovec, the slices outlive the call, and `self.stream` keeps the
             // descriptor open.
             let sent = unsafe {
-                libc::sendmsg(
-                    self.fd,
-                    &message,
-                    libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT,
-                )
+                libc::sendmsg(self.fd, &message, libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT)
             };
             if sent >= 0 {
                 return Ok(Some(sent as usize));
