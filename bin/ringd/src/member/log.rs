@@ -1,8 +1,7 @@
 //! Raft's output to the log, and the log's completions to Raft.
 
 use super::{Effect, Member};
-use engine::wal::{FileOpDone, Ticket};
-use proto::raftpb::HardState;
+use engine::wal::{AlignedBuf, Ticket};
 use raft::Ready;
 use std::io;
 
@@ -27,26 +26,17 @@ impl Member {
 
     fn persist(&mut self, ready: &Ready) {
         let hard_state = ready.hard_state.or(self.lazy_hard_state);
-        let urgent = !ready.entries.is_empty()
-            || ready
-                .hard_state
-                .is_some_and(|new| votes_differ(&new, &self.written_hard_state));
-        if !urgent {
+        if !ready.must_sync {
             // A commit index alone is worth no flush: it goes along with the next entries.
             self.lazy_hard_state = hard_state;
-            if self.persisting.is_empty() {
-                self.node.persisted(ready.seq);
-            } else if let Some((_, seq)) = self.persisting.back_mut() {
-                *seq = ready.seq;
-            }
             return;
         }
-        if let Some(state) = hard_state {
-            self.written_hard_state = state;
-        }
         self.lazy_hard_state = None;
-        let ticket = self.wal.append(&ready.entries, hard_state.as_ref());
-        self.persisting.push_back((ticket, ready.seq));
+        match self.wal.append(&ready.entries, hard_state.as_ref()) {
+            Ok(ticket) => self.persisting.push_back((ticket, ready.seq)),
+            // Proposals stop long before the log's bound, so only what Raft must write can meet it.
+            Err(error) => self.halt(format!("the write-ahead log cannot take more: {error}")),
+        }
     }
 
     /// Hands gathered batches and file work to the shell.
@@ -62,15 +52,16 @@ impl Member {
         }
     }
 
-    pub(super) fn log_written(&mut self, tag: u64, result: io::Result<()>) {
+    pub(super) fn log_written(&mut self, tag: u64, result: io::Result<()>, buffer: AlignedBuf) {
         if let Err(failure) = self.wal.write_done(tag, result) {
             return self.halt(failure.to_string());
         }
+        self.wal.reuse(buffer);
         self.report_durable(self.wal.durable());
     }
 
-    pub(super) fn log_file_done(&mut self, done: FileOpDone) {
-        if let Err(failure) = self.wal.file_op_done(done) {
+    pub(super) fn log_file_done(&mut self, tag: u64, result: io::Result<()>, now_ns: u64) {
+        if let Err(failure) = self.wal.file_op_done(tag, result, now_ns) {
             self.halt(failure.to_string());
         }
     }
@@ -97,8 +88,4 @@ impl Member {
             self.effects.push(Effect::Halt(reason));
         }
     }
-}
-
-fn votes_differ(new: &HardState, old: &HardState) -> bool {
-    new.term() != old.term() || new.vote() != old.vote()
 }

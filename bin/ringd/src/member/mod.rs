@@ -30,7 +30,7 @@ use bytes::Bytes;
 use engine::{
     page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
     store::Store,
-    wal::{FileOp, FileOpDone, Ticket, Wal, Write},
+    wal::{AlignedBuf, FileOp, Ticket, Wal, Write},
 };
 use proto::{etcdserverpb::InternalRaftRequest, raftpb};
 use raft::Node;
@@ -44,8 +44,16 @@ pub enum Input {
     Cancel { call: CallId },
     /// The reader of a stream fell behind its bound, or caught up.
     Blocked { call: CallId, blocked: bool },
-    LogWritten { tag: u64, result: io::Result<()> },
-    LogFile { done: FileOpDone },
+    LogWritten {
+        tag: u64,
+        result: io::Result<()>,
+        /// The write's buffer, to be used again.
+        buffer: AlignedBuf,
+    },
+    LogFile {
+        tag: u64,
+        result: io::Result<()>,
+    },
     Fetched { done: FetchDone },
     Checkpointed { result: io::Result<CheckpointDone> },
     /// The regular pulse, at least twice per tick.
@@ -102,8 +110,6 @@ pub struct Member {
     effects: Vec<Effect>,
     /// Log appends on their way to the disk, with the Raft output that each carries.
     persisting: VecDeque<(Ticket, u64)>,
-    /// The hard state that the log holds or is being given.
-    written_hard_state: raftpb::HardState,
     /// A newer commit index that waits for company.
     lazy_hard_state: Option<raftpb::HardState>,
     apply_queue: VecDeque<raftpb::Entry>,
@@ -132,7 +138,7 @@ enum Introduction {
 
 impl Member {
     /// A member whose store and log are recovered; it does nothing before its first input.
-    pub fn new(config: Config, node: Node, wal: Wal, store: Store, written: raftpb::HardState) -> Member {
+    pub fn new(config: Config, node: Node, wal: Wal, store: Store) -> Member {
         Member {
             request_id: config.first_request_id,
             checkpoints: checkpoint::Checkpoints::new(config.checkpoint),
@@ -142,7 +148,6 @@ impl Member {
             store,
             effects: Vec::new(),
             persisting: VecDeque::new(),
-            written_hard_state: written,
             lazy_hard_state: None,
             apply_queue: VecDeque::new(),
             proposals: Proposals::default(),
@@ -170,6 +175,11 @@ impl Member {
         self.introduced == Introduction::Done
     }
 
+    /// Calls that wait for the log or for a read round.
+    pub fn calls_waiting(&self) -> usize {
+        self.proposals.len() + self.reads.waiting()
+    }
+
     pub fn store(&self) -> &Store {
         &self.store
     }
@@ -180,10 +190,14 @@ impl Member {
             Input::Ask { call, request } => self.ask(call, request, now_ns),
             Input::Cancel { call } => self.cancel(call),
             Input::Blocked { call, blocked } => self.set_blocked(call, blocked),
-            Input::LogWritten { tag, result } => self.log_written(tag, result),
-            Input::LogFile { done } => self.log_file_done(done),
+            Input::LogWritten {
+                tag,
+                result,
+                buffer,
+            } => self.log_written(tag, result, buffer),
+            Input::LogFile { tag, result } => self.log_file_done(tag, result, now_ns),
             Input::Fetched { done } => self.fetched(done),
-            Input::Checkpointed { result } => self.checkpointed(result, now_ns),
+            Input::Checkpointed { result } => self.checkpointed(result),
             Input::Pulse => self.pulse(now_ns),
             Input::Work => self.work(now_ns),
         }

@@ -10,6 +10,7 @@ mod pool;
 
 use crate::{
     member::Input,
+    process::Signal,
     server::{Operation, Server},
 };
 use engine::{
@@ -17,6 +18,7 @@ use engine::{
     wal::driver::LogFiles,
 };
 use log_io::LogIo;
+pub use log_io::WalIo;
 use mailbox::Mailbox;
 use net::driver::{Listener, Socket};
 use pool::Pool;
@@ -47,19 +49,21 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 const CHECKPOINT_BYTES_PER_S: u64 = 50 << 20;
 /// Pool threads for page fetches, checkpoints and log files.
 const POOL_THREADS: usize = 2;
+/// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
+const ALONE_CALLS_MAX: usize = 1;
 /// After a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
 /// A completion from another thread.
 pub enum Completion {
     Input(Input),
-    Stop(i32),
+    Stop(Signal),
 }
 
 /// Why the shell ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
-    Signal(i32),
+    Signal(Signal),
     Halted(String),
 }
 
@@ -68,7 +72,7 @@ pub enum Ended {
 pub struct Stopper(Arc<Mailbox<Completion>>);
 
 impl Stopper {
-    pub fn stop(&self, signal: i32) {
+    pub fn stop(&self, signal: Signal) {
         self.0.push(Completion::Stop(signal));
     }
 }
@@ -85,7 +89,7 @@ struct Core {
     clock: Instant,
     waker: Option<Waker>,
     wanted: bool,
-    stopping: Option<i32>,
+    stopping: Option<Signal>,
     halted: Option<String>,
 }
 
@@ -110,16 +114,21 @@ pub struct Shell {
     operations: Vec<Operation>,
     dirty: Vec<u32>,
     inbox: Vec<Completion>,
+    inputs: Vec<Input>,
+    /// What `--wal-io auto` found.
+    pub measured: Option<engine::wal::probe::Probe>,
     log_files: Arc<LogFiles>,
 }
 
 impl Shell {
-    pub fn new(server: Server, log_files: LogFiles, wal_io: log_io::WalIo) -> io::Result<Shell> {
+    pub fn new(server: Server, log_files: Arc<LogFiles>, wal_io: WalIo) -> io::Result<Shell> {
         let mailbox = Arc::new(Mailbox::default());
         let pool = Pool::start("pool", POOL_THREADS, mailbox.clone())?;
-        let log_files = Arc::new(log_files);
+        let (log, measured) = LogIo::start(wal_io, log_files.clone())?;
         Ok(Shell {
-            log: LogIo::start(wal_io, log_files.clone(), mailbox.clone())?,
+            log,
+            measured,
+            inputs: Vec::new(),
             core: Rc::new(RefCell::new(Core {
                 server,
                 sockets: BTreeMap::new(),
@@ -180,7 +189,6 @@ impl Shell {
         if let Some(thread) = metronome {
             let _ = thread.join();
         }
-        self.log.stop();
         self.pool.stop();
         ended
     }
@@ -225,7 +233,8 @@ impl Shell {
         poll_fn(|context| {
             let mut core = self.core.borrow_mut();
             self.mailbox.take(&mut self.inbox, Some(context.waker()));
-            if core.wanted || !self.inbox.is_empty() || slept {
+            self.log.poll(context, &mut self.inputs);
+            if core.wanted || !self.inbox.is_empty() || !self.inputs.is_empty() || slept {
                 return Poll::Ready(());
             }
             // Whoever wakes this task next, be it the metronome, has it look around.
@@ -245,6 +254,10 @@ impl Shell {
             core.wanted = false;
             let now_ns = core.now_ns();
             self.mailbox.take(&mut self.inbox, None);
+            self.log.take(&mut self.inputs);
+            for input in self.inputs.drain(..) {
+                core.server.complete(input, now_ns);
+            }
             for completion in self.inbox.drain(..) {
                 match completion {
                     Completion::Input(input) => core.server.complete(input, now_ns),
@@ -260,15 +273,15 @@ impl Shell {
             for operation in self.operations.drain(..) {
                 match operation {
                     Operation::WriteLog(write) => {
-                        if let Some(input) = self.log.submit(write) {
-                            self.inbox.push(Completion::Input(input));
-                        }
+                        let alone = core.server.member.calls_waiting() <= ALONE_CALLS_MAX;
+                        self.inputs.extend(self.log.submit(write, alone));
                     }
                     Operation::LogFile(op) => {
                         let files = self.log_files.clone();
                         self.pool.submit(move || {
                             Completion::Input(Input::LogFile {
-                                done: files.run(op),
+                                tag: op.tag,
+                                result: files.run(&op),
                             })
                         });
                     }
@@ -283,7 +296,7 @@ impl Shell {
                     Operation::Halt(reason) => core.halted = Some(reason),
                 }
             }
-            if core.halted.is_some() || (self.inbox.is_empty() && !core.wanted) {
+            if core.halted.is_some() || (self.inputs.is_empty() && !core.wanted) {
                 return;
             }
         }
