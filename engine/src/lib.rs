@@ -3,4 +3,5 @@
 pub mod lease;
 pub mod page;
 pub mod tree;
+pub mod wal;
 pub mod watch;
