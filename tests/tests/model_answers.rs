@@ -7,9 +7,9 @@ use base64::Engine as _;
 use prost::Message;
 use proto::etcdserverpb as pb;
 use ringd_tests::model::{decode_txn, Identity, Limits, Model, Refusal, Request, Response};
-use ringd_tests::recording::{differences, with_deep_stack, Answer, Ids, Session};
+use ringd_tests::recording::{differences, received, with_deep_stack, Answer, Ids, Session};
 use ringd_tests::wire;
-use serde_json::{json, Value};
+use serde_json::Value;
 
 /// The transport takes requests that are longer than the largest log entry by this much.
 const RECEIVE_SLACK_BYTES: usize = 512 * 1024;
@@ -146,17 +146,7 @@ impl Play {
                 id.map_or(0, |id| id.parse::<i64>().expect("a number"))
             });
         }
-        let raw = answers.iter().map(|a| match a.get("raw") {
-            Some(raw) => raw.clone(),
-            None => json!({"len": a["raw_len"], "sha256": a["raw_sha256"]}),
-        });
-        let answer = Answer::from_iter([
-            ("raw".to_owned(), raw.collect()),
-            (
-                "messages".to_owned(),
-                answers.iter().map(|a| a["response"].clone()).collect(),
-            ),
-        ]);
+        let answer = received(&answers);
         self.compare(step, &answer, &call);
     }
 

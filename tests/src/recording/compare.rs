@@ -63,7 +63,7 @@ impl Ids {
 }
 
 /// Long lists and texts by their size and ends.
-pub fn shorten(value: &Value) -> Value {
+fn shorten(value: &Value) -> Value {
     match value {
         Value::Object(fields) => {
             let fields = fields.iter().map(|(k, v)| (k.clone(), shorten(v)));

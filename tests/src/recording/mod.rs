@@ -12,9 +12,9 @@ use std::path::PathBuf;
 use serde::Deserialize as _;
 use serde_json::Value;
 
-pub use compare::{differences, shorten, Answer, Difference};
+pub use compare::{differences, Answer, Difference};
 pub use ids::Ids;
-pub use replay::replay;
+pub use replay::{received, replay, Deviation};
 
 /// Deepest recorded request: a txn nested beyond etcd's limit of 128 levels, at four levels of JSON each.
 const STACK_BYTES: usize = 256 << 20;
