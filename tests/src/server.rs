@@ -26,7 +26,7 @@ pub const POLL: Duration = Duration::from_millis(20);
 /// Ports below the range from which systems take those of outgoing connections, so that a stopped server finds its own
 /// ports free again.
 const PORTS: std::ops::Range<u32> = 10_000..32_000;
-const LOG_TAIL_BYTES: usize = 6000;
+const LOG_TAIL_BYTES: usize = 2000;
 const START_ATTEMPTS: usize = 5;
 
 /// How a server is to be started.

@@ -38,7 +38,7 @@ impl Model {
         let remembered = self
             .compaction_hashes
             .iter()
-            .find(|(at, _, _)| *at == r.revision);
+            .find(|(at, _, _)| *at == r.revision && r.revision != 0);
         let (hash, compact_revision) = match remembered {
             Some((_, hash, before)) => (*hash, *before),
             None => {
