@@ -1,1 +1,3 @@
+//! An etcdctl-compatible client: command grammar, requests and output formats.
 
+pub mod api;
