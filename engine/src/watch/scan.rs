@@ -16,7 +16,7 @@ use crate::page::Miss;
 /// Revisions with events in one response of history.
 pub const BATCH_REVISIONS_MAX: u32 = 1000;
 /// Bytes that a scan gathers before it hands out what it has, at the next end of a revision.
-pub const SCAN_BYTES_MAX: usize = 8 * 1024 * 1024;
+pub const SCAN_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Rows that a scan reads before it hands out what it has, at the next end of a revision, and lets others have a turn.
 pub const SCAN_ROWS_MAX: usize = 16_384;
 
