@@ -23,6 +23,8 @@ use std::{
 /// Registered memory of the executor: small, because the log has its own buffers and sockets need none.
 const IO_MEMORY_BYTES: usize = 1 << 20;
 const RING_DEPTH: usize = 256;
+/// A message may be this much larger than `--max-request-bytes` before gRPC refuses it.
+const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
 
 /// Runs the server and returns the exit code, unless a signal ends the process.
 pub fn run() -> i32 {
@@ -141,7 +143,7 @@ fn announce_ready(config: &Config, log: &Log) {
 
 fn front_config(config: &Config) -> net::grpc::Config {
     net::grpc::Config {
-        message_bytes_max: config.max_request_bytes as usize + net::limits::REQUEST_OVERHEAD_BYTES,
+        request_bytes_max: config.max_request_bytes as usize + RECEIVE_OVERHEAD_BYTES,
         concurrent_streams_max: config.max_concurrent_streams,
         ..Default::default()
     }

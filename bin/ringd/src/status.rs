@@ -6,6 +6,7 @@ use std::borrow::Cow;
 /// gRPC status codes, by the names of the protocol.
 pub mod code {
     pub const UNKNOWN: u32 = 2;
+    pub const INVALID_ARGUMENT: u32 = 3;
     pub const NOT_FOUND: u32 = 5;
     pub const UNIMPLEMENTED: u32 = 12;
     pub const INTERNAL: u32 = 13;

@@ -12,7 +12,10 @@ use crate::{
 };
 use bytes::Bytes;
 use engine::error::RequestError;
-use net::grpc::{Config, Event, Metadata, Methods, Output, Server, StreamId};
+use net::{
+    connection::Output,
+    grpc::{Config, Event, Metadata, Methods, Server, StreamId},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Bytes that may wait on one stream before its producer is told to stop.
@@ -101,13 +104,19 @@ impl Front {
 
     /// The connection is gone; so are its calls.
     pub fn close(&mut self, connection: u32, demands: &mut Vec<Demand>) {
-        if let Some(gone) = self.connections.remove(&connection) {
-            for (stream, _) in gone.streams {
+        let Some(mut gone) = self.connections.remove(&connection) else {
+            return;
+        };
+        let mut events = std::mem::take(&mut self.events);
+        gone.server.disconnect(&mut events);
+        for event in events.drain(..) {
+            if let Event::Cancel { stream } = event {
                 demands.push(Demand::Cancel {
-                    call: CallId::new(connection, stream),
+                    call: CallId::new(connection, stream.get()),
                 });
             }
         }
+        self.events = events;
     }
 
     /// Bytes arrived.
@@ -165,7 +174,7 @@ impl Front {
                 for (stream, _) in std::mem::take(&mut entry.streams) {
                     entry
                         .server
-                        .fail(StreamId::from(stream), status.code, &status.message);
+                        .fail(StreamId::new(stream), status.code, &status.message);
                 }
             }
             self.mark(id);
@@ -209,7 +218,7 @@ impl Front {
             let (StreamState::Watch { blocked } | StreamState::Feed { blocked }) = state else {
                 continue;
             };
-            let backlog = entry.server.backlog_bytes(StreamId::from(*stream)) + waiting;
+            let backlog = entry.server.backlog_bytes(StreamId::new(*stream)) + waiting;
             if *blocked && backlog < STREAM_BACKLOG_BYTES_MAX / 2 {
                 *blocked = false;
                 demands.push(Demand::Blocked {
@@ -225,7 +234,7 @@ impl Front {
         let Some(entry) = self.connections.get_mut(&call.connection()) else {
             return;
         };
-        let stream = StreamId::from(call.stream());
+        let stream = StreamId::new(call.stream());
         match result {
             Ok(message) => entry.server.respond(stream, &message),
             Err(status) => entry.server.fail(stream, status.code, &status.message),
@@ -238,9 +247,9 @@ impl Front {
         let Some(entry) = self.connections.get_mut(&call.connection()) else {
             return;
         };
-        let stream = StreamId::from(call.stream());
+        let stream = StreamId::new(call.stream());
         let Some(state) = entry.streams.get_mut(&call.stream()) else {
-            return;
+            return; // the call is over
         };
         entry.server.send(stream, message);
         match state {
@@ -274,7 +283,7 @@ impl Front {
         let Some(entry) = self.connections.get_mut(&call.connection()) else {
             return;
         };
-        let stream = StreamId::from(call.stream());
+        let stream = StreamId::new(call.stream());
         entry.streams.remove(&call.stream());
         match status {
             None => entry.server.finish(stream),
@@ -302,7 +311,7 @@ impl Front {
                     message,
                     ..
                 } => {
-                    let call = CallId::new(connection, stream.into());
+                    let call = CallId::new(connection, stream.get());
                     match self.request(call, method, &metadata, message, demands) {
                         Ok(()) => {}
                         Err(status) => self.reply(call, Err(status)),
@@ -313,15 +322,15 @@ impl Front {
                     method,
                     metadata,
                     ..
-                } => self.open_stream(CallId::new(connection, stream.into()), method, &metadata),
+                } => self.open_stream(CallId::new(connection, stream.get()), method, &metadata),
                 Event::Message { stream, message } => {
-                    self.message(CallId::new(connection, stream.into()), message, demands)
+                    self.message(CallId::new(connection, stream.get()), message, demands)
                 }
                 Event::HalfClose { stream } => {
-                    self.half_close(CallId::new(connection, stream.into()))
+                    self.half_close(CallId::new(connection, stream.get()))
                 }
                 Event::Cancel { stream } => {
-                    let call = CallId::new(connection, stream.into());
+                    let call = CallId::new(connection, stream.get());
                     if let Some(entry) = self.connections.get_mut(&connection) {
                         entry.streams.remove(&call.stream());
                     }

@@ -7,10 +7,14 @@ use super::{
 };
 use crate::status::Status;
 use bytes::Bytes;
-use engine::{error::RequestError, page::Miss, store::Response};
+use engine::{
+    error::RequestError,
+    page::Miss,
+    store::{decode_internal_request, Applied, ApplyError, Payload, Response},
+};
 use prost::Message;
 use proto::{
-    etcdserverpb::{self as pb, InternalRaftRequest},
+    etcdserverpb::InternalRaftRequest,
     membershippb, raftpb,
 };
 
@@ -53,26 +57,22 @@ impl Member {
     }
 
     fn apply_own(&mut self, proposal: Proposal, now_ns: u64) -> Result<(), Miss> {
-        let Proposal {
-            index,
-            term,
-            request,
-            caller,
-        } = proposal;
-        match self.store.apply(index, term, Some(&request), now_ns) {
-            Err(miss) => {
-                self.proposals.put_back(Proposal {
-                    index,
-                    term,
-                    request,
-                    caller,
-                });
+        let (index, term) = (proposal.index, proposal.term);
+        match self.store.apply(index, term, Some(&proposal.request), now_ns) {
+            Err(ApplyError::Miss(miss)) => {
+                self.proposals.put_back(proposal);
                 Err(miss)
             }
+            Err(ApplyError::Fatal(fatal)) => {
+                self.halt(fatal.to_string());
+                Ok(())
+            }
             Ok(applied) => {
-                self.after_apply(index, &request, applied.revision);
-                if let Some(caller) = caller {
-                    self.answer(&caller, applied.response, applied.revision);
+                self.after_apply(&proposal.request);
+                if let Some(caller) = proposal.caller {
+                    self.answer(&caller, applied);
+                } else if applied.over_quota {
+                    self.raise_no_space();
                 }
                 Ok(())
             }
@@ -82,60 +82,67 @@ impl Member {
     /// An entry that nobody here waits for: another member's, or one from before a restart.
     fn apply_foreign(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Miss> {
         let (index, term) = (entry.index(), entry.term());
-        let data = entry.data.clone().unwrap_or_default();
-        if data.is_empty() {
-            self.store.apply(index, term, None, now_ns)?;
-            self.leader_began(term, now_ns);
-            return Ok(());
-        }
-        match proto::decode::decode_internal_request(&data) {
-            Ok(request) => {
-                let applied = self.store.apply(index, term, Some(&request), now_ns)?;
-                self.after_apply(index, &request, applied.revision);
-                Ok(())
-            }
+        let payload = match decode_internal_request(entry.data.clone().unwrap_or_default()) {
+            Ok(payload) => payload,
             Err(error) => {
                 self.halt(format!(
-                    "log entry {index} of term {term} cannot be read ({error}); it was written by a newer or a \
-                     different server. Nothing was applied from it on; restore this member from a peer or a snapshot"
-                ));
-                Ok(())
-            }
-        }
-    }
-
-    fn apply_membership(&mut self, entry: &raftpb::Entry) -> Result<(), Miss> {
-        let data = entry.data.clone().unwrap_or_default();
-        let change = match raftpb::ConfChange::decode(data) {
-            Ok(change) => change,
-            Err(error) => {
-                self.halt(format!(
-                    "configuration change at log index {} cannot be read: {error}",
-                    entry.index()
+                    "log entry {index} of term {term} cannot be read: {error}. Nothing was applied from it on"
                 ));
                 return Ok(());
             }
         };
-        let state = self.node.apply_conf_change(&raft::as_v2(&change));
-        match state {
-            Ok(state) => self
-                .store
-                .apply_conf_change(entry.index(), entry.term(), &change, &state)
-                .map(|_| ()),
+        let request = match &payload {
+            Payload::Nothing => None,
+            Payload::Request(request) => Some(&**request),
+        };
+        match self.store.apply(index, term, request, now_ns) {
+            Err(ApplyError::Miss(miss)) => return Err(miss),
+            Err(ApplyError::Fatal(fatal)) => self.halt(fatal.to_string()),
+            Ok(_) => match request {
+                Some(request) => self.after_apply(request),
+                None => self.leader_began(term, now_ns),
+            },
+        }
+        Ok(())
+    }
+
+    fn apply_membership(&mut self, entry: &raftpb::Entry) -> Result<(), Miss> {
+        let (index, term) = (entry.index(), entry.term());
+        let change = match raftpb::ConfChange::decode(entry.data.clone().unwrap_or_default()) {
+            Ok(change) => change,
             Err(error) => {
                 self.halt(format!(
-                    "configuration change at log index {} cannot be applied: {error}",
-                    entry.index()
+                    "configuration change at log index {index} cannot be read: {error}"
+                ));
+                return Ok(());
+            }
+        };
+        let accepted = match self.store.check_conf_change(&change) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.halt(format!("configuration change at log index {index}: {error}"));
+                return Ok(());
+            }
+        };
+        // A refused change still is an entry: Raft applies it as a change of nobody.
+        let mut raft_change = change.clone();
+        if accepted.is_err() {
+            raft_change.node_id = Some(0);
+        }
+        match self.node.apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2()) {
+            Ok(state) => self
+                .store
+                .apply_conf_change(index, term, accepted.as_ref().ok(), state),
+            Err(error) => {
+                self.halt(format!(
+                    "configuration change at log index {index} cannot be applied: {error}"
                 ));
                 Ok(())
             }
         }
     }
 
-    fn after_apply(&mut self, index: u64, request: &InternalRaftRequest, _revision: i64) {
-        if let Some(fatal) = self.store.fatal() {
-            return self.halt(format!("log entry {index} cannot be applied: {fatal}"));
-        }
+    fn after_apply(&mut self, request: &InternalRaftRequest) {
         if let Some(set) = &request.cluster_member_attr_set {
             if set.member_id == self.config.member_id {
                 self.introduced = Introduction::Done;
@@ -144,9 +151,18 @@ impl Member {
         self.lease_answers();
     }
 
-    fn answer(&mut self, caller: &Caller, result: Result<Response, RequestError>, revision: i64) {
-        let header = Some(self.header(revision));
-        let message: Result<Bytes, Status> = match result {
+    fn answer(&mut self, caller: &Caller, applied: Applied) {
+        if let (true, Some(number)) = (caller.physical, applied.compaction) {
+            let result = applied.response.map(|_| applied.revision);
+            return self.compacted(caller.call, number, result);
+        }
+        if applied.over_quota {
+            // It was applied, and there is no room for more: the caller is told so.
+            self.raise_no_space();
+            return self.reply(caller.call, Err(RequestError::NoSpace.into()));
+        }
+        let header = Some(self.header(applied.revision));
+        let message: Result<Bytes, Status> = match applied.response {
             Err(error) => Err(error.into()),
             Ok(Response::Put(mut response)) => {
                 response.header = header;
@@ -156,16 +172,14 @@ impl Member {
                 response.header = header;
                 Ok(encode(&response))
             }
-            Ok(Response::Txn(response)) => {
-                let mut response = match caller.wrapped {
-                    true => engine::store::unwrap_direct_ranges(response),
-                    false => response,
-                };
+            Ok(Response::Txn(mut response)) => {
+                caller.wrapped.unwrap_response(&mut response);
                 response.header = header;
                 Ok(encode(&response))
             }
-            Ok(Response::Compact(compaction)) => {
-                return self.compacted(caller.call, compaction, revision)
+            Ok(Response::Compaction(mut response)) => {
+                response.header = header;
+                Ok(encode(&response))
             }
             Ok(Response::LeaseGrant(mut response)) => {
                 response.header = header;
@@ -193,7 +207,8 @@ impl Member {
             name: self.config.name.clone(),
             client_urls: self.config.client_urls.clone(),
         };
-        let known = self.store.attributes(self.config.member_id) == Some(attributes.clone());
+        let known = self.store.member(self.config.member_id).and_then(|member| member.member_attributes.as_ref())
+            == Some(&attributes);
         if self.store.cluster_version().is_none() {
             let set = membershippb::ClusterVersionSetRequest {
                 ver: self.config.cluster_version.to_string(),

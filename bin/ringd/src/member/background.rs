@@ -5,7 +5,7 @@ use crate::request::CallId;
 use engine::{
     error::RequestError,
     page::{FetchDone, Miss},
-    store::{Compaction, CompactionProgress, HashJob},
+    store::hash::HashJob,
 };
 use proto::etcdserverpb as pb;
 use std::collections::VecDeque;
@@ -22,11 +22,19 @@ enum Hash {
     All,
 }
 
+/// The caller of a physical compaction.
+struct Waiting {
+    call: CallId,
+    /// The compaction that must be over before it is answered.
+    number: u64,
+    result: Result<i64, RequestError>,
+}
+
 #[derive(Default)]
 pub(super) struct Background {
     hashes: VecDeque<(CallId, Hash, HashJob)>,
     /// Callers of physical compactions, with the number of the compaction that they wait for.
-    compactions: VecDeque<(CallId, u64, i64)>,
+    compactions: VecDeque<Waiting>,
     /// A step lacked pages: no use in trying before some arrive.
     starved: bool,
     turn: usize,
@@ -37,17 +45,17 @@ impl Member {
         !self.halted
             && !self.background.starved
             && (!self.background.hashes.is_empty()
-                || self.store.wants_compaction()
-                || self.store.watch_wants_catch_up())
+                || self.store.compaction_pending()
+                || self.store.watch().has_work())
     }
 
     /// One slice of one kind of work; the kinds take turns.
-    pub(super) fn work(&mut self, now_ns: u64) {
+    pub(super) fn work(&mut self) {
         self.background.turn = (self.background.turn + 1) % 3;
         let result = match self.background.turn {
             0 => self.compact_slice(),
             1 => self.hash_slice(),
-            _ => self.catch_up_slice(now_ns),
+            _ => self.catch_up_slice(),
         };
         if let Err(miss) = result {
             self.background.starved = true;
@@ -56,26 +64,24 @@ impl Member {
     }
 
     fn compact_slice(&mut self) -> Result<(), Miss> {
-        if !self.store.wants_compaction() {
+        if !self.store.compaction_pending() {
             return Ok(());
         }
-        if let CompactionProgress::Finished(number) = self.store.compaction_step(SLICE_ROWS_MAX)? {
-            while let Some((call, _, revision)) = self
-                .background
-                .compactions
-                .front()
-                .copied()
-                .filter(|(_, waits_for, _)| *waits_for <= number)
-            {
-                self.background.compactions.pop_front();
-                self.answer_compaction(call, revision);
+        self.store.compaction_step(SLICE_ROWS_MAX)?;
+        let done = self.store.compactions_done();
+        while let Some(first) = self.background.compactions.front() {
+            if first.number > done {
+                break;
+            }
+            if let Some(waiting) = self.background.compactions.pop_front() {
+                self.answer_compaction(waiting.call, waiting.result);
             }
         }
         Ok(())
     }
 
-    fn catch_up_slice(&mut self, now_ns: u64) -> Result<(), Miss> {
-        self.store.watch_catch_up(now_ns, CATCH_UP_ROWS_MAX)?;
+    fn catch_up_slice(&mut self) -> Result<(), Miss> {
+        self.store.watch_catch_up(CATCH_UP_ROWS_MAX)?;
         Ok(())
     }
 
@@ -130,34 +136,45 @@ impl Member {
     }
 
     /// The answer to a compaction: at once, or after its rows are gone when the caller asked for that.
-    pub(super) fn compacted(&mut self, call: CallId, compaction: Compaction, revision: i64) {
-        match compaction.wait_for {
-            Some(number) if self.store.wants_compaction() => {
-                self.background
-                    .compactions
-                    .push_back((call, number, revision))
-            }
-            _ => self.answer_compaction(call, revision),
+    pub(super) fn compacted(
+        &mut self,
+        call: CallId,
+        number: u64,
+        result: Result<i64, RequestError>,
+    ) {
+        if self.store.compactions_done() >= number {
+            self.answer_compaction(call, result);
+        } else {
+            self.background.compactions.push_back(Waiting {
+                call,
+                number,
+                result,
+            });
         }
     }
 
-    fn answer_compaction(&mut self, call: CallId, revision: i64) {
-        let response = pb::CompactionResponse {
-            header: Some(self.header(revision)),
-        };
-        self.reply(call, Ok(encode(&response)));
+    fn answer_compaction(&mut self, call: CallId, result: Result<i64, RequestError>) {
+        let result = result.map(|revision| {
+            encode(&pb::CompactionResponse {
+                header: Some(self.header(revision)),
+            })
+        });
+        self.reply(call, result.map_err(Into::into));
     }
 
     /// Asks for pages, unless they are on their way already.
     pub(super) fn fetch(&mut self, miss: &Miss) {
-        if let Some(job) = self.store.fetch_job(miss) {
+        if miss.is_empty() {
+            return;
+        }
+        if let Some(job) = self.store.pages_mut().fetch_job(miss) {
             self.effects.push(Effect::Fetch(job));
         }
     }
 
     pub(super) fn fetched(&mut self, done: FetchDone) {
         self.background.starved = false;
-        match self.store.fetch_done(done) {
+        match self.store.pages_mut().fetch_done(done) {
             Ok(()) => self.reads.pages_arrived(),
             Err(error) => self.halt(format!("{error}")),
         }

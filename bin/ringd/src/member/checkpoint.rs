@@ -1,7 +1,11 @@
 //! When the tree is written back, and what that frees.
 
 use super::{Effect, Member};
-use engine::{page::CheckpointDone, wal::SegmentId};
+use engine::{
+    page::CheckpointDone,
+    store::meta::LogMark,
+    wal::{LogPosition, SegmentId},
+};
 use std::io;
 
 /// When a checkpoint begins: whichever comes first.
@@ -34,7 +38,7 @@ pub(super) struct Checkpoints {
 
 #[derive(Clone, Copy)]
 struct Covered {
-    applied: u64,
+    position: LogPosition,
     first_needed: SegmentId,
 }
 
@@ -64,7 +68,7 @@ impl Member {
         }
         let limits = &checkpoints.thresholds;
         let due = checkpoints.forced
-            || self.store.dirty_bytes() >= limits.dirty_bytes
+            || self.store.pages().dirty_bytes() >= limits.dirty_bytes
             || applied - checkpoints.last_applied >= limits.log_entries
             || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns;
         // No meta page may state a position beyond what this member's own log has made durable.
@@ -72,14 +76,13 @@ impl Member {
             return;
         }
         let first_needed = self.wal.first_needed(applied + 1);
-        let keep_from = self
-            .checkpoints
-            .last
-            .map_or(first_needed, |older| older.first_needed);
-        let position = self.wal.position();
-        if let Some(job) = self.store.begin_checkpoint(position, first_needed, keep_from) {
+        self.store.set_log_mark(LogMark {
+            position: self.wal.position().to_bytes().to_vec().into(),
+            first_needed_segment: first_needed.0,
+        });
+        if let Some(job) = self.store.begin_checkpoint() {
             self.checkpoints.running = Some(Covered {
-                applied,
+                position: self.wal.position(),
                 first_needed,
             });
             self.checkpoints.last_begun_ns = now_ns;
@@ -99,7 +102,7 @@ impl Member {
                 ))
             }
         };
-        self.store.checkpoint_done(done);
+        self.store.pages_mut().checkpoint_done(done);
         let Some(covered) = self.checkpoints.running.take() else {
             return;
         };
@@ -107,7 +110,7 @@ impl Member {
         if let Some(older) = self.checkpoints.last.replace(covered) {
             self.wal.release(older.first_needed);
         }
-        self.wal.checkpoint_covers(self.store.checkpointed_position());
+        self.wal.checkpoint_covers(covered.position);
         let _ = covered.applied;
         self.defragmented();
     }

@@ -147,7 +147,8 @@ impl Member {
             response.ttl = known.remaining_seconds;
             response.granted_ttl = known.granted_seconds;
             if request.keys {
-                response.keys = self.store.lease_keys(request.id)?;
+                let keys = self.store.lease_keys(request.id)?;
+                response.keys = keys.into_iter().map(Into::into).collect();
             }
         }
         self.reply(call, Ok(encode(&response)));

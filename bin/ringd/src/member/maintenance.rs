@@ -27,7 +27,7 @@ impl Member {
             errors.push(format!("{member}alarm:{} ", alarm.alarm().as_str_name()));
         }
         let (applied, _) = self.store.applied();
-        let size = self.store.file_bytes();
+        let size = self.store.pages().file_bytes();
         let response = pb::StatusResponse {
             header: Some(self.header(self.store.revision())),
             version: self.config.version.to_string(),
@@ -37,7 +37,7 @@ impl Member {
             raft_term: self.node.term(),
             raft_applied_index: applied,
             errors,
-            db_size_in_use: (size - self.store.free_bytes().min(size)) as i64,
+            db_size_in_use: (size - self.store.pages().free_bytes().min(size)) as i64,
             is_learner: false,
             ..Default::default()
         };
@@ -47,7 +47,7 @@ impl Member {
     /// Freed pages go back to the file system; reads and writes go on meanwhile.
     pub(super) fn defragment(&mut self, call: CallId) {
         self.defragmentations.push(call);
-        self.store.begin_defragment();
+        self.store.pages_mut().begin_defragment();
         self.checkpoints.force();
     }
 
@@ -89,7 +89,8 @@ impl Member {
         let version = self
             .store
             .cluster_version()
-            .ok_or(RequestError::ClusterVersionUnavailable)?;
+            .ok_or(RequestError::ClusterVersionUnavailable)?
+            .to_string();
         if request.action() == DowngradeAction::Cancel {
             return Err(RequestError::NoInflightDowngrade.into());
         }

@@ -24,17 +24,23 @@ use crate::{
     request::{CallId, Request},
     status::Status,
 };
+pub use checkpoint::Thresholds;
+use engine::lease::RequestIds;
 use propose::{Caller, Proposals};
 use read::Reads;
 use bytes::Bytes;
 use engine::{
     page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
     store::Store,
+    watch::StreamKey,
     wal::{AlignedBuf, FileOp, Ticket, Wal, Write},
 };
 use proto::{etcdserverpb::InternalRaftRequest, raftpb};
 use raft::Node;
-use std::{collections::VecDeque, io};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+};
 
 /// Something that happened.
 #[derive(Debug)]
@@ -88,10 +94,10 @@ pub struct Config {
     pub election_ticks: u32,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
-    /// 0: the default; negative: none.
-    pub quota_bytes: i64,
-    /// First id of the request-id generator (api.md 5.1 of etcd's scheme: member, milliseconds, counter).
-    pub first_request_id: u64,
+    /// Names proposals and leases.
+    pub request_ids: RequestIds,
+    /// Draws the jitter of watch streams.
+    pub seed: u64,
     pub checkpoint: checkpoint::Thresholds,
 }
 
@@ -120,9 +126,10 @@ pub struct Member {
     background: background::Background,
     checkpoints: checkpoint::Checkpoints,
     leases: lease::Leases,
+    /// Watch streams that the hub knows.
+    watch_streams: BTreeSet<StreamKey>,
     /// Callers of Defragment.
     defragmentations: Vec<CallId>,
-    request_id: u64,
     next_tick_ns: u64,
     introduced: Introduction,
     halted: bool,
@@ -140,7 +147,6 @@ impl Member {
     /// A member whose store and log are recovered; it does nothing before its first input.
     pub fn new(config: Config, node: Node, wal: Wal, store: Store) -> Member {
         Member {
-            request_id: config.first_request_id,
             checkpoints: checkpoint::Checkpoints::new(config.checkpoint),
             config,
             node,
@@ -155,6 +161,7 @@ impl Member {
             reads: Reads::default(),
             background: background::Background::default(),
             leases: lease::Leases::default(),
+            watch_streams: BTreeSet::new(),
             defragmentations: Vec::new(),
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
@@ -199,7 +206,7 @@ impl Member {
             Input::Fetched { done } => self.fetched(done),
             Input::Checkpointed { result } => self.checkpointed(result),
             Input::Pulse => self.pulse(now_ns),
-            Input::Work => self.work(now_ns),
+            Input::Work => self.work(),
         }
     }
 

@@ -6,7 +6,13 @@ use crate::{
     status::Status,
 };
 use bytes::Bytes;
-use engine::{error::RequestError, store::validate};
+use engine::{
+    error::RequestError,
+    store::{
+        quota, validate,
+        wrap::{wrap_direct_ranges, Wrapped},
+    },
+};
 use prost::Message;
 use proto::etcdserverpb::{self as pb, InternalRaftRequest};
 use raft::ProposeError;
@@ -26,12 +32,14 @@ pub(super) struct Proposal {
     pub caller: Option<Caller>,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Caller {
     pub call: CallId,
     pub deadline_ns: u64,
-    /// The direct ranges of the transaction were wrapped: the answer is unwrapped.
-    pub wrapped: bool,
+    /// Direct ranges of the transaction that were nested: the answer is put back into the client's form.
+    pub wrapped: Wrapped,
+    /// A compaction that is answered only when its rows are gone.
+    pub physical: bool,
 }
 
 /// Proposals in the order of their indexes.
@@ -68,15 +76,20 @@ impl Proposals {
     /// Takes the callers whose time is up. Their proposals stay: they may still be applied.
     pub fn expire(&mut self, now_ns: u64, expired: &mut Vec<Caller>) {
         for proposal in &mut self.queue {
-            if proposal.caller.is_some_and(|caller| caller.deadline_ns <= now_ns) {
+            if proposal.caller.as_ref().is_some_and(|caller| caller.deadline_ns <= now_ns) {
                 expired.extend(proposal.caller.take());
             }
         }
     }
 
+    /// Takes back what could not be applied yet.
+    pub fn put_back(&mut self, proposal: Proposal) {
+        self.queue.push_front(proposal);
+    }
+
     pub fn forget(&mut self, call: CallId) {
         for proposal in &mut self.queue {
-            if proposal.caller.is_some_and(|caller| caller.call == call) {
+            if proposal.caller.as_ref().is_some_and(|caller| caller.call == call) {
                 proposal.caller = None;
             }
         }
@@ -92,37 +105,38 @@ impl Member {
     }
 
     fn try_write(&mut self, call: CallId, request: Request, now_ns: u64) -> Result<(), Status> {
-        let mut wrapped = false;
+        let mut wrapped = Wrapped::default();
+        let mut physical = false;
         let mut entry = Box::<InternalRaftRequest>::default();
         match request {
             Request::Put(put) => {
-                self.admit(self.store.put_cost(&put))?;
-                validate::put(&put)?;
+                self.admit(quota::put_cost(&put))?;
+                validate::validate_put(&put)?;
                 entry.put = Some(put);
             }
             Request::DeleteRange(delete) => {
-                validate::delete_range(&delete)?;
+                validate::validate_delete_range(&delete)?;
                 entry.delete_range = Some(delete);
             }
-            Request::Txn(txn) => {
-                self.admit(self.store.txn_cost(&txn))?;
-                validate::txn(&txn, self.config.txn_ops_max)?;
+            Request::Txn(mut txn) => {
+                self.admit(quota::txn_cost(&txn))?;
+                validate::validate_txn(&txn, self.config.txn_ops_max)?;
                 let size = txn.encoded_len();
                 self.refuse_too_large(size)?;
-                let txn = match self.store.wrap_direct_ranges(&txn) {
-                    Some(rewritten) => {
-                        wrapped = true;
-                        rewritten
-                    }
-                    None => *txn,
-                };
-                entry.txn = Some(txn);
+                if !self.store.checks_direct_ranges() {
+                    wrapped = wrap_direct_ranges(&mut txn, false);
+                }
+                entry.txn = Some(*txn);
             }
-            Request::Compact(compaction) => entry.compaction = Some(compaction),
+            Request::Compact(compaction) => {
+                physical = compaction.physical;
+                entry.compaction = Some(compaction);
+            }
             Request::LeaseGrant(mut grant) => {
-                self.admit(validate::LEASE_GRANT_COST_BYTES)?;
+                self.admit(quota::lease_grant_cost(&grant))?;
+                validate::validate_lease_grant(&grant)?;
                 if grant.id == 0 {
-                    grant.id = self.next_lease_id();
+                    grant.id = self.config.request_ids.next_lease_id();
                 }
                 entry.lease_grant = Some(grant);
             }
@@ -134,6 +148,7 @@ impl Member {
             call,
             deadline_ns: now_ns + self.config.request_timeout_ns(),
             wrapped,
+            physical,
         };
         self.propose(entry, Some(caller))
     }
@@ -143,7 +158,7 @@ impl Member {
         if cost_bytes == 0 {
             return Ok(());
         }
-        if self.store.has_alarm(pb::AlarmType::Nospace) {
+        if self.store.no_space_alarm() {
             return Err(RequestError::NoSpace.into());
         }
         if self.store.over_quota(cost_bytes) {
@@ -210,7 +225,7 @@ impl Member {
                 });
                 Ok(())
             }
-            Err(ProposeError::Dropped) => {
+            Err(ProposeError::NoLeader) => {
                 if let Some(caller) = caller {
                     self.leaderless.push_back((request, caller));
                 }
@@ -233,8 +248,9 @@ impl Member {
             let Some((request, caller)) = self.leaderless.pop_front() else {
                 break;
             };
+            let call = caller.call;
             if let Err(status) = self.propose(request, Some(caller)) {
-                self.reply(caller.call, Err(status));
+                self.reply(call, Err(status));
             }
         }
     }
@@ -257,20 +273,9 @@ impl Member {
     }
 
     pub(super) fn next_request_id(&mut self) -> u64 {
-        let id = self.request_id;
-        self.request_id = self.request_id.wrapping_add(1);
-        id
+        self.config.request_ids.next_id()
     }
 
-    /// Lease ids come from the same generator, without the sign bit and never 0.
-    fn next_lease_id(&mut self) -> i64 {
-        loop {
-            let id = (self.next_request_id() & (u64::MAX >> 1)) as i64;
-            if id != 0 {
-                return id;
-            }
-        }
-    }
 
     pub(super) fn reply(&mut self, call: CallId, result: Result<Bytes, Status>) {
         if call != CallId::NOBODY {

@@ -231,13 +231,13 @@ impl Member {
             Request::MemberList(_) => {
                 let response = pb::MemberListResponse {
                     header: Some(self.header(0)),
-                    members: self.store.members()?,
+                    members: self.store.member_list(),
                 };
                 self.reply(call, Ok(encode(&response)));
             }
             Request::LeaseKeepAlive(keep_alive) => self.keep_alive(call, keep_alive.id, now_ns),
             Request::LeaseTimeToLive(request) => self.time_to_live(call, request, now_ns)?,
-            Request::LeaseLeases => self.lease_leases(call, now_ns),
+            Request::LeaseLeases => self.lease_leases(call),
             Request::Status => self.status(call),
             Request::Hash => self.hash(call),
             Request::HashKv(request) => self.hash_kv(call, request.revision),

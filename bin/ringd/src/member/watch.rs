@@ -7,37 +7,40 @@ use proto::etcdserverpb as pb;
 
 impl Member {
     pub(super) fn ask_watch(&mut self, call: CallId, request: pb::WatchRequest, now_ns: u64) {
-        use pb::watch_request::RequestUnion;
         let stream = StreamKey(call.0);
-        self.store.watch_open(stream, now_ns, self.config.watch_jitter(call.0));
-        self.store.watch_header(self.node.term());
-        match request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => {
-                self.store.watch_create(stream, &create, Permission::Granted)
-            }
-            Some(RequestUnion::CancelRequest(cancel)) => {
-                self.store.watch_cancel(stream, cancel.watch_id)
-            }
-            Some(RequestUnion::ProgressRequest(_)) => self.store.watch_progress(stream),
-            None => {}
+        let hub = self.store.watch_mut();
+        hub.set_term(self.node.term());
+        if self.watch_streams.insert(stream) {
+            let draw = self.config.seed ^ call.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            hub.open_stream(stream, call.connection().into(), draw, now_ns);
         }
+        hub.request(stream, &request, Permission::Granted, now_ns);
     }
 
     pub(super) fn close_watch(&mut self, call: CallId) {
-        self.store.watch_close(StreamKey(call.0));
+        let stream = StreamKey(call.0);
+        if self.watch_streams.remove(&stream) {
+            self.store.watch_mut().close_stream(stream);
+        }
     }
 
     pub(super) fn set_blocked(&mut self, call: CallId, blocked: bool) {
-        self.store.watch_blocked(StreamKey(call.0), blocked);
+        let stream = StreamKey(call.0);
+        if self.watch_streams.contains(&stream) {
+            self.store.watch_mut().set_blocked(stream, blocked);
+        }
     }
 
     pub(super) fn watch_timer(&mut self, now_ns: u64) {
-        self.store.watch_timer(now_ns);
+        self.store.watch_mut().on_timer(now_ns);
     }
 
     pub(super) fn emit_watch_events(&mut self) {
+        if !self.store.watch().has_out() {
+            return;
+        }
         let mut out: Vec<WatchOut> = Vec::new();
-        self.store.watch_take_out(&mut out);
+        self.store.watch_mut().take_out(&mut out);
         for message in out {
             self.effects.push(Effect::Stream {
                 call: CallId(message.stream.0),

@@ -14,7 +14,7 @@ use crate::{
     status::{code, Status},
 };
 use bytes::Bytes;
-use engine::store::validate;
+use engine::store::{decode_txn, validate, DecodeError};
 use prost::Message;
 use proto::{etcdserverpb as pb, health, v3electionpb as election, v3lockpb as lock};
 
@@ -42,19 +42,19 @@ pub fn decode(method: MethodId, message: Bytes, limits: &Limits) -> Result<Call,
     let request = match method {
         M::Range => {
             let range = parse::<pb::RangeRequest>(message)?;
-            validate::range(&range)?;
+            validate::validate_range(&range)?;
             Request::Range(range)
         }
         M::RangeStream => {
             let range = parse::<pb::RangeRequest>(message)?;
-            validate::range(&range)?;
+            validate::validate_range(&range)?;
             validate_range_stream(&range)?;
             Request::RangeStream(range)
         }
         M::Put => Request::Put(parse(message)?),
         M::DeleteRange => Request::DeleteRange(parse(message)?),
         M::Txn => Request::Txn(Box::new(
-            proto::decode::decode_txn(&message, limits.txn_ops_max).map_err(txn_refusal)?,
+            decode_txn(message, limits.txn_ops_max).map_err(txn_refusal)?,
         )),
         M::Compact => Request::Compact(parse(message)?),
         M::Watch => Request::Watch(parse(message)?),
@@ -161,12 +161,10 @@ fn unreadable(reason: &str) -> Status {
     )
 }
 
-fn txn_refusal(error: proto::decode::DecodeError) -> Status {
-    match error {
-        proto::decode::DecodeError::TooManyOps => {
-            engine::error::RequestError::TooManyOps.into()
-        }
-        other => unreadable(&other.to_string()),
+fn txn_refusal(error: DecodeError) -> Status {
+    match error.request_error() {
+        Some(refusal) => refusal.into(),
+        None => unreadable(&error.to_string()),
     }
 }
 

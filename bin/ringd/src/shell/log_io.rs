@@ -3,9 +3,7 @@
 use crate::member::Input;
 use engine::wal::{
     driver::LogFiles,
-    probe::{probe, Probe},
-    threads::{Completion, WriterThreads},
-    Write,
+    probe, Completion, Probe, Write, WriterThreads,
 };
 use std::{io, sync::Arc, task::Context};
 

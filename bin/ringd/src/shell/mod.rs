@@ -38,8 +38,6 @@ use std::{
 
 /// Bytes read from a socket at once.
 const READ_BUFFER_BYTES: usize = 64 << 10;
-/// Slices of output given to one send.
-const SEND_SLICES_MAX: usize = 64;
 /// The longest time between two pulses. It also ends a sleep that the executor should not have begun: a wake-up comes
 /// from another thread, whatever the ring believes.
 const PULSE_NS_MAX: u64 = 50_000_000;
@@ -116,7 +114,7 @@ pub struct Shell {
     inbox: Vec<Completion>,
     inputs: Vec<Input>,
     /// What `--wal-io auto` found.
-    pub measured: Option<engine::wal::probe::Probe>,
+    pub measured: Option<engine::wal::Probe>,
     log_files: Arc<LogFiles>,
 }
 
@@ -313,7 +311,7 @@ impl Shell {
     async fn stop(&mut self, next_pulse_ns: &mut u64) {
         {
             let mut core = self.core.borrow_mut();
-            core.server.shutdown(&RequestError::Stopped.into());
+            core.server.shutdown(&engine::error::RequestError::Stopped.into());
         }
         let begun = Instant::now();
         loop {
@@ -385,12 +383,11 @@ fn send(core: &mut Core, id: u32, now_ns: u64) {
         if output.is_empty() {
             break;
         }
-        let mut chunks = [IoSlice::new(&[]); SEND_SLICES_MAX];
-        let count = output.chunks(&mut chunks);
-        match socket.try_send(&chunks[..count]) {
+        match socket.try_send(&[IoSlice::new(output.bytes())]) {
             Ok(Some(sent)) => output.consume(sent),
             Ok(None) => {
-                let first = chunks[0][..chunks[0].len().min(READ_BUFFER_BYTES)].to_vec();
+                let waiting = output.bytes();
+                let first = waiting[..waiting.len().min(READ_BUFFER_BYTES)].to_vec();
                 core.full.insert(id);
                 core.writers.push((id, socket, first));
                 return;
