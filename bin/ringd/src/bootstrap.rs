@@ -4,7 +4,7 @@
 //! before it was verified from the device.
 
 use crate::{
-    config::Config,
+    config::{Config, Quota},
     identity::{self, Founding, SystemResolver},
     member::{self, Member},
 };
@@ -12,7 +12,7 @@ use engine::{
     lease,
     page::{Opened, Options as PageOptions, Pages, RealFile},
     store::{self, Store},
-    wal::{self, driver::LogFiles, Expect, Identity, Recovered, SegmentId, Wal},
+    wal::{self, driver::LogFiles, Expect, Identity, LogPosition, Recovered, SegmentId, Wal},
 };
 use prost::Message;
 use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
@@ -43,37 +43,28 @@ type Failure = Box<dyn Error>;
 pub fn start(config: &Config) -> Result<Start, Failure> {
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let path = config.member_dir().join(PAGE_FILE);
-    let opened = open_pages(&path, config)?;
-    let meta = match &opened.meta {
-        Some(meta) => Some(store::Content::parse(&meta.content).map_err(|error| {
-            format!("{}: the meta page holds no store: {error}", path.display())
-        })?),
-        None => None,
-    };
-    let expect = match &meta {
-        Some(content) => Expect {
-            identity: None,
-            claim: Some(content.log_position()),
-            first_needed: Some(content.first_needed()),
-            applied: content.applied(),
-        },
-        None => Expect::default(),
-    };
-    let recovered = wal::recover(&*files, expect)?;
-    let mut notes: Vec<String> = recovered.notes.clone();
-    if let wal::Report::TornTail { .. } = &recovered.report {
-        notes.push(format!("the log ended in a torn write, which was cut: {:?}", recovered.report));
+    let mut notes = Vec::new();
+    let opened = open_pages(&path)?;
+    if let Some(reason) = &opened.report.fell_back {
+        notes.push(format!("{}: fell back to the older meta page: {reason}", path.display()));
     }
-    let new = meta.is_none() && recovered.last_index == 0;
-    let founding = match new {
-        true => Some(identity::found(config, &SystemResolver)?),
+    let ticks = (config.election_ticks(), config.heartbeat_interval_ms * 1_000_000);
+    let options = store_options(config, ticks);
+    let known = opened.meta.is_some();
+    let store = open_store(opened, options)?;
+    let expect = match known {
+        true => expectation(&store, &path)?,
+        false => Expect::default(),
+    };
+    let mut recovered = wal::recover(&*files, expect)?;
+    notes.append(&mut recovered.notes);
+    if let wal::Report::TornTail { .. } = &recovered.report {
+        notes.push(format!("the log ended in an unfinished write, which was cut off: {:?}", recovered.report));
+    }
+    let founding = match !known && recovered.last_index == 0 {
+        true => Some(found(config)?),
         false => None,
     };
-    if let Some(founding) = &founding {
-        if founding.members.len() > 1 {
-            return Err("ringd does not form clusters of several members yet: --initial-cluster may name this member only".into());
-        }
-    }
     let ids = match (&founding, recovered.tail.identity()) {
         (Some(founding), _) => Identity {
             cluster_id: founding.cluster_id,
@@ -82,18 +73,25 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         (None, Some(found)) => found,
         (None, None) => {
             return Err(format!(
-                "{} names a log that is not in {}: restore the log's directory, or start with an empty data directory",
+                "{} needs a log that is not in {}: put the log's directory back, or start with an empty data directory",
                 path.display(),
                 files.path().display()
             )
             .into())
         }
     };
-    build(config, ids, founding, opened, recovered, files, notes)
+    build(config, ids, founding, store, recovered, files, notes)
 }
 
-fn open_pages(path: &Path, _config: &Config) -> Result<Opened, Failure> {
-    let existed = path.exists();
+fn found(config: &Config) -> Result<Founding, Failure> {
+    let founding = identity::found(config, &SystemResolver)?;
+    if founding.members.len() > 1 {
+        return Err("ringd does not form clusters of several members yet: --initial-cluster may name this member only".into());
+    }
+    Ok(founding)
+}
+
+fn open_pages(path: &Path) -> Result<Opened, Failure> {
     let file = RealFile::open_or_create(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let limit = crate::process::memory_limit_bytes();
     let options = PageOptions {
@@ -101,15 +99,48 @@ fn open_pages(path: &Path, _config: &Config) -> Result<Opened, Failure> {
         resident_bytes_max: limit / 100 * RESIDENT_PERCENT,
         ..PageOptions::default()
     };
-    let _ = existed;
     Ok(Pages::open(Arc::new(file), options)?)
+}
+
+/// Opens the store that the meta page names, or an empty one. Fetches what that takes, and waits for it.
+fn open_store(opened: Opened, options: store::Options) -> Result<Store, Failure> {
+    let Some(meta) = opened.meta else {
+        return Ok(Store::create(opened.pages, options));
+    };
+    let mut pages = opened.pages;
+    loop {
+        match Store::restore(pages, &meta.roots, &meta.content, options.clone()) {
+            Ok(store) => return Ok(store),
+            Err((back, store::meta::OpenError::Miss(miss))) => {
+                pages = *back;
+                if let Some(job) = pages.fetch_job(&miss) {
+                    pages.fetch_done(job.run())?;
+                }
+            }
+            Err((_, error)) => return Err(error.into()),
+        }
+    }
+}
+
+/// What the meta page claims of the log.
+fn expectation(store: &Store, path: &Path) -> Result<Expect, Failure> {
+    let mark = store.log_mark();
+    let position: &[u8; LogPosition::BYTES] = mark.position[..]
+        .try_into()
+        .map_err(|_| format!("{}: the meta page's log position is malformed", path.display()))?;
+    Ok(Expect {
+        identity: None,
+        claim: Some(LogPosition::from_bytes(position)),
+        first_needed: Some(SegmentId(mark.first_needed_segment)),
+        applied: store.applied().0,
+    })
 }
 
 fn build(
     config: &Config,
     ids: Identity,
     founding: Option<Founding>,
-    opened: Opened,
+    store: Store,
     recovered: Recovered,
     files: Arc<LogFiles>,
     notes: Vec<String>,
@@ -120,43 +151,31 @@ fn build(
         ids,
         recovered.tail,
     )?;
-    let store_options = store_options(config, ids);
-    let store = match &opened.meta {
-        Some(meta) => Store::open(opened.pages, &meta.clone(), store_options)?,
-        None => Store::create(opened.pages, store_options),
-    };
+    let (applied, applied_term) = store.applied();
     let (hard_state, entries, start) = match founding {
         Some(founding) => {
             let (state, entries) = first_entries(&founding);
             write_now(&mut wal, &files, &entries, &state)?;
             (state, entries, (0, 0))
         }
-        None => (
-            recovered.hard_state,
-            recovered.entries,
-            store.applied(),
-        ),
+        None => (recovered.hard_state, recovered.entries, (applied, applied_term)),
     };
     let mut raft_config = raft::Config::new(ids.member_id);
     raft_config.election_ticks = config.election_ticks() as u32;
     raft_config.pre_vote = config.pre_vote;
     raft_config.seed = random_u64()?;
-    // What an answer rests on must be on this member's own disk while it is the only one.
-    raft_config.apply_undurable = true;
-    let conf_state = store.conf_state().clone();
-    let (applied, _) = store.applied();
     let node = raft::Node::new(
         raft_config,
         raft::Initial {
             hard_state,
-            conf_state,
+            conf_state: store.conf_state().clone(),
             start,
             entries,
             applied,
             ..Default::default()
         },
     )?;
-    let member = Member::new(member_config(config, ids), node, wal, store);
+    let member = Member::new(member_config(config, ids)?, node, wal, store);
     Ok(Start {
         member,
         files,
@@ -167,11 +186,26 @@ fn build(
     })
 }
 
-fn member_config(config: &Config, ids: Identity) -> member::Config {
+fn store_options(config: &Config, (election_ticks, tick_ns): (u64, u64)) -> store::Options {
+    let request_timeout_ns = 5_000_000_000 + 2 * election_ticks * tick_ns;
+    let mut options = store::Options::new(lease::Config {
+        min_ttl_seconds: lease::min_ttl_seconds(election_ticks, tick_ns),
+        revoke_retry_ns: request_timeout_ns,
+        drift_bound_ppm: 0,
+        checkpoint: None,
+    });
+    options.quota_bytes = match config.quota() {
+        Quota::Bytes(bytes) => Some(bytes),
+        Quota::Unlimited => None,
+    };
+    options
+}
+
+fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
     let unix_ms = std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64);
-    member::Config {
+    Ok(member::Config {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,
         name: config.name.clone(),
@@ -187,8 +221,10 @@ fn member_config(config: &Config, ids: Identity) -> member::Config {
         request_bytes_max: config.max_request_bytes as usize,
         txn_ops_max: config.max_txn_ops as usize,
         request_ids: lease::RequestIds::new(ids.member_id, unix_ms),
+        watch_progress_interval_ns: config.watch_progress_notify_interval_ns,
+        seed: random_u64()?,
         checkpoint: member::Thresholds::default(),
-    }
+    })
 }
 
 /// The log of a new cluster begins with one membership entry per founder, alike on all of them.

@@ -27,10 +27,10 @@ methods! {
     Txn = 3, "/etcdserverpb.KV/Txn", Unary;
     Compact = 4, "/etcdserverpb.KV/Compact", Unary;
     RangeStream = 5, "/etcdserverpb.KV/RangeStream", ServerStream;
-    Watch = 6, "/etcdserverpb.Watch/Watch", BidiStream;
+    Watch = 6, "/etcdserverpb.Watch/Watch", Bidi;
     LeaseGrant = 7, "/etcdserverpb.Lease/LeaseGrant", Unary;
     LeaseRevoke = 8, "/etcdserverpb.Lease/LeaseRevoke", Unary;
-    LeaseKeepAlive = 9, "/etcdserverpb.Lease/LeaseKeepAlive", BidiStream;
+    LeaseKeepAlive = 9, "/etcdserverpb.Lease/LeaseKeepAlive", Bidi;
     LeaseTimeToLive = 10, "/etcdserverpb.Lease/LeaseTimeToLive", Unary;
     LeaseLeases = 11, "/etcdserverpb.Lease/LeaseLeases", Unary;
     MemberAdd = 12, "/etcdserverpb.Cluster/MemberAdd", Unary;

@@ -67,7 +67,7 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
     info!(log, "configuring client listeners",
         "listen-client-urls" => crate::logging::Value::strs(&config.listen_client_urls));
     let clients = bind(&config.listen_client_urls)?;
-    log.record(&crate::logging::starting(config, directory.initialized, bootstrap::VERSION));
+    log.record(&config.start_record(directory.initialized));
     let started = bootstrap::start(config)?;
     for note in &started.notes {
         warn!(log, "recovered the data directory", "note" => note.as_str());
@@ -94,6 +94,9 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
         config::WalIo::Auto => WalIo::Auto,
         config::WalIo::Thread => WalIo::Thread,
         config::WalIo::Inline => WalIo::Inline,
+        config::WalIo::Ring => {
+            return Err("--wal-io=ring is not there yet: choose auto, thread or inline".into())
+        }
     };
     let shell = Shell::new(server, started.files, wal_io)?;
     if let Some(found) = &shell.measured {

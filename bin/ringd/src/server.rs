@@ -12,7 +12,6 @@ use crate::{
 };
 
 /// An operation for the shell.
-#[derive(Debug)]
 pub enum Operation {
     WriteLog(engine::wal::Write),
     LogFile(engine::wal::FileOp),

@@ -89,6 +89,13 @@ pub struct Tail {
     pub(super) marks: Marks,
 }
 
+impl Tail {
+    /// Whose log it is; `None` for a new one.
+    pub fn identity(&self) -> Option<Identity> {
+        self.identity
+    }
+}
+
 /// Reads the log of a directory. Changes nothing in it, but flushes its files first: what is returned is durable.
 pub fn recover(dir: &dyn LogDir, expect: Expect) -> Result<Recovered, RecoverError> {
     let mut notes = Vec::new();

@@ -46,7 +46,7 @@ impl Member {
             && !self.background.starved
             && (!self.background.hashes.is_empty()
                 || self.store.compaction_pending()
-                || self.store.watch().has_work())
+                || self.hub.has_work())
     }
 
     /// One slice of one kind of work; the kinds take turns.
@@ -81,7 +81,7 @@ impl Member {
     }
 
     fn catch_up_slice(&mut self) -> Result<(), Miss> {
-        self.store.watch_catch_up(CATCH_UP_ROWS_MAX)?;
+        self.hub.catch_up(&self.store, CATCH_UP_ROWS_MAX)?;
         Ok(())
     }
 
@@ -119,7 +119,7 @@ impl Member {
     }
 
     pub(super) fn hash(&mut self, call: CallId) {
-        let job = self.store.hash();
+        let job = self.store.hash_kv(0);
         self.queue_hash(call, Hash::All, job);
     }
 

@@ -8,6 +8,9 @@ use engine::{
 };
 use std::io;
 
+/// Changed pages in memory, of the generation being written back and the next one together.
+const DIRTY_BYTES_MAX: u64 = 256 << 20;
+
 /// When a checkpoint begins: whichever comes first.
 #[derive(Clone, Copy, Debug)]
 pub struct Thresholds {
@@ -60,6 +63,12 @@ impl Checkpoints {
 }
 
 impl Member {
+    /// Changed pages are held in memory until they are written back; at this much, proposals wait.
+    pub(super) fn is_full(&self) -> bool {
+        let pages = self.store.pages();
+        pages.dirty_bytes() + pages.frozen_bytes() >= DIRTY_BYTES_MAX
+    }
+
     pub(super) fn maybe_checkpoint(&mut self, now_ns: u64) {
         let (applied, _) = self.store.applied();
         let checkpoints = &self.checkpoints;
@@ -80,7 +89,8 @@ impl Member {
             position: self.wal.position().to_bytes().to_vec().into(),
             first_needed_segment: first_needed.0,
         });
-        if let Some(job) = self.store.begin_checkpoint() {
+        let (roots, content) = (self.store.roots(), self.store.checkpoint_content());
+        if let Some(job) = self.store.pages_mut().begin_checkpoint(&roots, &content) {
             self.checkpoints.running = Some(Covered {
                 position: self.wal.position(),
                 first_needed,
@@ -111,7 +121,6 @@ impl Member {
             self.wal.release(older.first_needed);
         }
         self.wal.checkpoint_covers(covered.position);
-        let _ = covered.applied;
         self.defragmented();
     }
 }

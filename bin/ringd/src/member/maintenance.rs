@@ -47,7 +47,6 @@ impl Member {
     /// Freed pages go back to the file system; reads and writes go on meanwhile.
     pub(super) fn defragment(&mut self, call: CallId) {
         self.defragmentations.push(call);
-        self.store.pages_mut().begin_defragment();
         self.checkpoints.force();
     }
 

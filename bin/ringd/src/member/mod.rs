@@ -32,7 +32,7 @@ use bytes::Bytes;
 use engine::{
     page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
     store::Store,
-    watch::StreamKey,
+    watch::{Config as WatchConfig, Identity as WatchIdentity, StreamKey, WatchHub},
     wal::{AlignedBuf, FileOp, Ticket, Wal, Write},
 };
 use proto::{etcdserverpb::InternalRaftRequest, raftpb};
@@ -43,7 +43,6 @@ use std::{
 };
 
 /// Something that happened.
-#[derive(Debug)]
 pub enum Input {
     Ask { call: CallId, request: Request },
     /// Nobody waits for the call any more.
@@ -69,7 +68,6 @@ pub enum Input {
 }
 
 /// Something to be done.
-#[derive(Debug)]
 pub enum Effect {
     Reply { call: CallId, result: Result<Bytes, Status> },
     Stream { call: CallId, message: Bytes },
@@ -96,12 +94,27 @@ pub struct Config {
     pub txn_ops_max: usize,
     /// Names proposals and leases.
     pub request_ids: RequestIds,
+    /// 0: the default.
+    pub watch_progress_interval_ns: u64,
     /// Draws the jitter of watch streams.
     pub seed: u64,
     pub checkpoint: checkpoint::Thresholds,
 }
 
 impl Config {
+    fn watch(&self) -> WatchConfig {
+        WatchConfig {
+            identity: WatchIdentity {
+                cluster_id: self.cluster_id,
+                member_id: self.member_id,
+                raft_term: 0,
+            },
+            max_request_bytes: self.request_bytes_max,
+            progress_interval_ns: self.watch_progress_interval_ns,
+            seed: self.seed,
+        }
+    }
+
     /// How long a proposal or a read round may take: 5 s and two election timeouts.
     pub fn request_timeout_ns(&self) -> u64 {
         5_000_000_000 + 2 * self.tick_ns * u64::from(self.election_ticks)
@@ -113,6 +126,7 @@ pub struct Member {
     node: Node,
     wal: Wal,
     store: Store,
+    hub: WatchHub,
     effects: Vec<Effect>,
     /// Log appends on their way to the disk, with the Raft output that each carries.
     persisting: VecDeque<(Ticket, u64)>,
@@ -147,6 +161,7 @@ impl Member {
     /// A member whose store and log are recovered; it does nothing before its first input.
     pub fn new(config: Config, node: Node, wal: Wal, store: Store) -> Member {
         Member {
+            hub: WatchHub::new(config.watch(), store.revision()),
             checkpoints: checkpoint::Checkpoints::new(config.checkpoint),
             config,
             node,

@@ -123,7 +123,8 @@ impl Member {
                 validate::validate_txn(&txn, self.config.txn_ops_max)?;
                 let size = txn.encoded_len();
                 self.refuse_too_large(size)?;
-                if !self.store.checks_direct_ranges() {
+                let mixed = self.store.cluster_version().is_none_or(|v| (v.major, v.minor) < (3, 7));
+                if mixed {
                     wrapped = wrap_direct_ranges(&mut txn, false);
                 }
                 entry.txn = Some(*txn);
@@ -203,7 +204,7 @@ impl Member {
         if self.node.commit_index() > applied + APPLY_BACKLOG_ENTRIES_MAX
             || self.proposals.len() >= PROPOSALS_IN_FLIGHT_MAX
             || !self.wal.has_room()
-            || self.store.is_full()
+            || self.is_full()
         {
             return Err(RequestError::TooManyRequests.into());
         }
@@ -225,7 +226,7 @@ impl Member {
                 });
                 Ok(())
             }
-            Err(ProposeError::NoLeader) => {
+            Err(ProposeError::Dropped) => {
                 if let Some(caller) = caller {
                     self.leaderless.push_back((request, caller));
                 }
