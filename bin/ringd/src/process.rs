@@ -584,6 +584,31 @@ mod tests {
     }
 
     #[test]
+    fn a_blocked_signal_is_read_from_the_descriptor() {
+        // On a thread of its own: raise() directs the signal to the calling thread, which blocks it.
+        let signal = std::thread::spawn(|| {
+            let signals = Signals::block().unwrap();
+            // SAFETY: raise takes a number and touches no memory of ours.
+            assert_eq!(unsafe { libc::raise(libc::SIGTERM) }, 0);
+            signals.wait().unwrap()
+        });
+        assert_eq!(signal.join().unwrap(), Signal::Terminate);
+    }
+
+    #[test]
+    fn the_init_daemon_is_notified() {
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("notify");
+        let socket = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+        std::env::set_var("NOTIFY_SOCKET", &path);
+        notify_ready(&Log::discard());
+        std::env::remove_var("NOTIFY_SOCKET");
+        let mut buffer = [0u8; 64];
+        let received = socket.recv(&mut buffer).unwrap();
+        assert_eq!(&buffer[..received], b"READY=1\n");
+    }
+
+    #[test]
     fn the_tightest_control_group_counts() {
         let temp = tempfile::tempdir().unwrap();
         let group = temp.path().join("system.slice/ringd.service");

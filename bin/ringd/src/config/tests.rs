@@ -7,7 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::*;
+use super::{load::Host, *};
+use crate::logging::Record;
 
 /// A machine with the given files and a default route.
 #[derive(Default)]
@@ -73,13 +74,12 @@ fn first_line(result: Result<Loaded, Exit>) -> (i32, String) {
 fn error_of(result: Result<Loaded, Exit>, msg: &str) -> String {
     let exit = result.expect_err("must not load");
     assert_eq!(exit.code, 1, "{}", exit.stderr);
-    let lines = exit
+    let mut lines = exit
         .stderr
         .lines()
         .map(|l| serde_json::from_str::<serde_json::Value>(l).expect(l));
     let line = lines
-        .filter(|l| l["msg"] == msg)
-        .next_back()
+        .rfind(|l| l["msg"] == msg)
         .unwrap_or_else(|| panic!("no {msg:?} in {}", exit.stderr));
     line["error"].as_str().unwrap().to_owned()
 }
