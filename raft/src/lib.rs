@@ -31,6 +31,8 @@ mod config;
 mod election;
 mod failover;
 mod follower;
+#[doc(hidden)]
+pub mod fuzzing;
 mod log;
 mod message;
 mod node;

@@ -222,8 +222,12 @@ impl Node {
 
     /// A configuration change is being applied: to be called for each one in the order of the log, before
     /// [`Node::applied`] covers it. Returns the configuration that is now in force. A change that the embedding has
-    /// rejected is not to be given at all.
+    /// rejected is not to be given at all. While a snapshot waits to be installed it has no effect: the snapshot's
+    /// configuration is later.
     pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, Error> {
+        if self.installing.is_some() {
+            return Ok(self.conf_state());
+        }
         let config = self.tracker.config.apply(change)?;
         self.snapshot_after = self.log.handed();
         self.switch_config(config);

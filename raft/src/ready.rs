@@ -195,7 +195,8 @@ impl Node {
         }
     }
 
-    /// The state machine holds everything up to `index`.
+    /// The state machine holds everything up to `index`. While a snapshot waits to be installed this is ignored: it is
+    /// about to be replaced.
     ///
     /// # Panics
     /// If entries up to there were never handed out.
@@ -204,7 +205,7 @@ impl Node {
             index <= self.log.handed(),
             "entry {index} was never handed out for applying"
         );
-        if index <= self.log.applied() {
+        if index <= self.log.applied() || self.installing.is_some() {
             return;
         }
         self.log.set_applied_to(index);
