@@ -544,12 +544,14 @@ impl Server {
     /// The transport is gone: every call is cancelled, and what is said about them from now on is ignored.
     pub fn disconnect(&mut self, events: &mut Vec<Event>) {
         self.stage = Stage::Gone;
+        self.input = Input::default();
         for (id, mut call) in self.connection.disconnect() {
             call.cancel(id, events);
         }
     }
 
     fn end_connection(&mut self, error: Error, events: &mut Vec<Event>) {
+        self.input = Input::default();
         for (id, mut call) in self.connection.fail(error) {
             call.cancel(id, events);
         }

@@ -5,6 +5,9 @@ use crate::limits::{MILLISECOND_NS, SECOND_NS};
 /// Longest value: eight digits and the unit.
 const VALUE_BYTES_MAX: usize = 9;
 
+/// About 292 years, the most that other implementations can express.
+const TIMEOUT_NS_MAX: u64 = i64::MAX as u64;
+
 /// Nanoseconds; 0 is legal and means that the deadline has passed. The error is grpc-go's text.
 pub(super) fn parse(value: &[u8]) -> Result<u64, String> {
     let quoted = || String::from_utf8_lossy(value).escape_default().to_string();
@@ -47,5 +50,5 @@ pub(super) fn parse(value: &[u8]) -> Result<u64, String> {
         }
         count = count * 10 + u64::from(digit - b'0');
     }
-    Ok(count.saturating_mul(unit_ns))
+    Ok(count.saturating_mul(unit_ns).min(TIMEOUT_NS_MAX))
 }

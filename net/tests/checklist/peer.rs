@@ -405,3 +405,13 @@ pub fn failure(stream: u32, http: &str, code: &str, message: &str) -> Sent {
         ],
     )
 }
+
+impl Peer {
+    /// As `goaway`, with other frames before it.
+    pub fn goaway_among_others(&mut self) -> Option<Reason> {
+        self.sent().into_iter().rev().find_map(|sent| match sent {
+            Sent::GoAway { reason, .. } => Some(reason),
+            _ => None,
+        })
+    }
+}
