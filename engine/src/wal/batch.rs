@@ -46,6 +46,10 @@ impl Batch {
         self.buf.len()
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.records == 0
+    }
+
     pub fn capacity(&self) -> usize {
         self.buf.capacity()
     }

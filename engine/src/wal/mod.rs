@@ -24,10 +24,12 @@
 
 mod batch;
 pub mod buffer;
+mod config;
 mod dir;
 pub mod driver;
 mod dump;
 mod evidence;
+mod failure;
 pub mod format;
 mod fuzzing;
 mod probe;
@@ -43,8 +45,10 @@ mod walk;
 mod writer;
 
 pub use buffer::{AlignedBuf, BLOCK_BYTES};
+pub use config::{Config, ConfigError};
 pub use dir::{LogDir, MemoryDir, SegmentFile};
 pub use dump::dump;
+pub use failure::{AppendError, WalFailed};
 pub use fuzzing::{wal_mutate, wal_open};
 pub use probe::{probe, Probe};
 pub use read::{ReadError, ReadJob};
@@ -52,7 +56,7 @@ pub use record::{BadRecord, Mark, Record, Records};
 pub use recover::{recover, Expect, RecoverError, Recovered, Report, Tail};
 pub use segment::{FileOp, FileOpKind};
 pub use threads::{Completion, WriterThreads};
-pub use writer::{AppendError, Config, ConfigError, Wal, WalFailed, Write};
+pub use writer::{Wal, Write};
 
 /// Whose log it is. Files of another cluster or member are refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

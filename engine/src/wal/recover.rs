@@ -31,7 +31,7 @@ pub struct Expect {
     pub identity: Option<Identity>,
     /// A durable position that the log must still contain.
     pub claim: Option<LogPosition>,
-    /// The oldest segment that must be there. Damage to older ones costs no more than their entries.
+    /// The oldest segment that must be there ([`super::Wal::first_needed`]; 0 is none). Damage to older ones costs no more than their entries.
     pub first_needed: Option<SegmentId>,
     /// Last entry that the tree holds: only later ones are returned.
     pub applied: u64,
@@ -71,6 +71,9 @@ pub struct Recovered {
     pub report: Report,
     /// What else was found that an operator may want to know.
     pub notes: Vec<String>,
+    /// The end of the log; all of it is durable.
+    pub position: LogPosition,
+    /// Batches read.
     pub batches: u64,
 }
 
@@ -130,7 +133,8 @@ fn recover_surveyed(
     let Some(identity) = survey.identity else {
         return Ok(fresh(survey.released));
     };
-    let mut reader = Reader::new(dir, identity, READ_WINDOW_BYTES);
+    let longest = survey.segments.iter().map(|found| found.blocks() as usize * BLOCK_BYTES).max();
+    let mut reader = Reader::new(dir, identity, READ_WINDOW_BYTES.min(longest.unwrap_or(0)));
     let mut walk = Walk::new(&survey.segments, expect.applied);
     while walk.step(dir, &mut reader)? {}
     let end = walk.end();
@@ -197,6 +201,7 @@ fn recover_surveyed(
         membership: found.membership,
         report,
         notes: Vec::new(),
+        position: durable,
         batches: found.batches,
         tail: Tail {
             identity: Some(identity),
@@ -323,6 +328,7 @@ fn fresh(released: Vec<(SegmentId, u64)>) -> Recovered {
         membership: None,
         report: Report::CleanEnd,
         notes: Vec::new(),
+        position: LogPosition::default(),
         batches: 0,
     }
 }

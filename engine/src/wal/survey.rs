@@ -1,6 +1,7 @@
 //! First look at the directory: which segments there are, whether they are linked, and whose they are.
 
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
+use super::config::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use super::dir::{LogDir, SegmentFile};
 use super::format::{BadSegmentHeader, SegmentHeader};
 use super::recover::Expect;
@@ -8,7 +9,6 @@ use super::recover_error::{At, RecoverError};
 use super::scan::SegmentView;
 use super::segment::Segment;
 use super::walk::SegmentFacts;
-use super::writer::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use super::{Identity, SegmentId};
 
 /// A segment file and what its header says.
@@ -79,10 +79,8 @@ impl Found {
 
 /// The oldest segment that must be there for what the tree's meta page says.
 fn needed(expect: &Expect) -> Option<SegmentId> {
-    expect.first_needed.or(expect
-        .claim
-        .filter(|claim| claim.batch > 0)
-        .map(|claim| claim.segment))
+    let claimed = expect.claim.filter(|claim| claim.batch > 0).map(|claim| claim.segment);
+    expect.first_needed.filter(|needed| *needed > SegmentId(0)).or(claimed)
 }
 
 /// Lists and flushes the files and reads the headers from segment `from` on.

@@ -8,8 +8,9 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use super::buffer::AlignedBuf;
+use super::config::IN_FLIGHT_MAX;
 use super::driver::LogFiles;
-use super::writer::{Write, IN_FLIGHT_MAX};
+use super::writer::Write;
 
 /// The stored waker is woken at least this often: the executor can miss a wake-up of its own and sleep for ever, and only
 /// an event from outside helps it then.

@@ -2,193 +2,19 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::path::PathBuf;
 
 use proto::raftpb::{Entry, HardState};
 
 use super::batch::Batch;
 use super::buffer::{blocks_for, AlignedBuf, BLOCK_BYTES};
+use super::config::{Config, ConfigError, FULL_DISK_RETRY_NS, IN_FLIGHT_MAX};
+use super::failure::{AppendError, WalFailed};
 use super::format::{BatchHeader, LogState, BATCH_HEADER_BYTES};
 use super::read::{Marks, ReadJob};
 use super::record::{self, Mark};
 use super::recover::Tail;
 use super::segment::{FileOp, Segments};
 use super::{Identity, LogPosition, SegmentId, Ticket};
-
-/// Writes that may be under way at once: more bring nothing on any device measured.
-pub const IN_FLIGHT_MAX: usize = 4;
-/// Smallest segment, in bytes: a header block, a batch of two blocks and a seal.
-pub const SEGMENT_BYTES_MIN: u64 = 4 * BLOCK_BYTES as u64;
-pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
-/// Largest segment, in bytes, so that every length inside one fits 32 bits.
-pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
-pub const BATCH_BYTES_DEFAULT: usize = 1 << 20;
-pub const PENDING_BYTES_DEFAULT: usize = 64 << 20;
-/// An idle log claims its last batches durable after this time, in nanoseconds.
-pub const SEAL_AFTER_NS: u64 = 100_000_000;
-/// Time between two attempts to make a segment on a full file system, in nanoseconds.
-pub const FULL_DISK_RETRY_NS: u64 = 1_000_000_000;
-
-/// How the log is written.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// Where the files are; for messages only.
-    pub directory: PathBuf,
-    /// Length of new segments, in bytes: a multiple of the block.
-    pub segment_bytes: u64,
-    /// Writes under way at once, 1 to [`IN_FLIGHT_MAX`].
-    pub in_flight_max: usize,
-    /// A batch takes no further record beyond this length; only a single larger record makes a larger batch.
-    pub batch_bytes_max: usize,
-    /// What may wait to become durable, in bytes; beyond it [`Wal::append`] refuses.
-    pub pending_bytes_max: usize,
-    pub seal_after_ns: u64,
-    /// Random number of this opening, drawn by the caller. Two openings of a log must not share one.
-    pub incarnation: u64,
-}
-
-impl Config {
-    pub fn new(directory: impl Into<PathBuf>, incarnation: u64) -> Config {
-        Config {
-            directory: directory.into(),
-            segment_bytes: SEGMENT_BYTES_DEFAULT,
-            in_flight_max: 2,
-            batch_bytes_max: BATCH_BYTES_DEFAULT,
-            pending_bytes_max: PENDING_BYTES_DEFAULT,
-            seal_after_ns: SEAL_AFTER_NS,
-            incarnation,
-        }
-    }
-
-    /// Largest record that a segment can hold, in bytes.
-    fn record_bytes_max(&self) -> usize {
-        (self.segment_bytes as usize).saturating_sub(BLOCK_BYTES + BATCH_HEADER_BYTES)
-    }
-
-    fn check(&self) -> Result<(), ConfigError> {
-        let bytes = self.segment_bytes;
-        if bytes % BLOCK_BYTES as u64 != 0
-            || !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes)
-        {
-            return Err(ConfigError::SegmentBytes(bytes));
-        }
-        if !(1..=IN_FLIGHT_MAX).contains(&self.in_flight_max) {
-            return Err(ConfigError::InFlight(self.in_flight_max));
-        }
-        if self.batch_bytes_max < BLOCK_BYTES
-            || self.batch_bytes_max > (bytes as usize) - BLOCK_BYTES
-        {
-            return Err(ConfigError::BatchBytes(self.batch_bytes_max));
-        }
-        Ok(())
-    }
-}
-
-/// A configuration that the log cannot work with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ConfigError {
-    SegmentBytes(u64),
-    InFlight(usize),
-    BatchBytes(usize),
-    /// The files belong to another cluster or member.
-    Identity {
-        found: Identity,
-        expected: Identity,
-    },
-}
-
-impl std::fmt::Display for ConfigError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            ConfigError::SegmentBytes(bytes) => write!(
-                f,
-                "log segments of {bytes} bytes: need a multiple of {BLOCK_BYTES} from {SEGMENT_BYTES_MIN} to {SEGMENT_BYTES_MAX}"
-            ),
-            ConfigError::InFlight(n) => write!(f, "{n} log writes in flight: need 1 to {IN_FLIGHT_MAX}"),
-            ConfigError::BatchBytes(bytes) => {
-                write!(f, "log batches of up to {bytes} bytes: need at least {BLOCK_BYTES}, and to fit a segment")
-            }
-            ConfigError::Identity { found, expected } => write!(
-                f,
-                "the log belongs to member {:x} of cluster {:x}, not to member {:x} of cluster {:x}",
-                found.member_id, found.cluster_id, expected.member_id, expected.cluster_id
-            ),
-        }
-    }
-}
-
-impl std::error::Error for ConfigError {}
-
-/// Why nothing was appended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AppendError {
-    /// Too much waits for the disk already. Certainly without effect: answer `too many requests`.
-    Full {
-        pending_bytes: usize,
-        limit_bytes: usize,
-    },
-    /// A record larger than a segment.
-    TooLarge { bytes: usize, limit_bytes: usize },
-    /// Entries that do not follow the log or one another.
-    OutOfOrder { last_index: u64, index: u64 },
-    /// The log failed; this member must not acknowledge anything any more.
-    Failed,
-}
-
-impl std::fmt::Display for AppendError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            AppendError::Full {
-                pending_bytes,
-                limit_bytes,
-            } => {
-                write!(
-                    f,
-                    "{pending_bytes} bytes wait for the log already, the limit is {limit_bytes}"
-                )
-            }
-            AppendError::TooLarge { bytes, limit_bytes } => {
-                write!(f, "a log record of {bytes} bytes does not fit a segment, the limit is {limit_bytes}")
-            }
-            AppendError::OutOfOrder { last_index, index } => {
-                write!(f, "entry {index} does not follow entry {last_index}")
-            }
-            AppendError::Failed => f.write_str("the log has failed"),
-        }
-    }
-}
-
-impl std::error::Error for AppendError {}
-
-/// A failed write, flush or file operation. Final: the process must stop acknowledging and exit (P4).
-#[derive(Clone, Debug)]
-pub struct WalFailed {
-    pub file: PathBuf,
-    pub offset: u64,
-    pub errno: Option<i32>,
-    pub doing: &'static str,
-    pub message: String,
-}
-
-impl std::fmt::Display for WalFailed {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let WalFailed {
-            file,
-            offset,
-            doing,
-            message,
-            ..
-        } = self;
-        write!(
-            f,
-            "{doing} {} at offset {offset}: {message}; nothing is acknowledged after this, ",
-            file.display()
-        )?;
-        f.write_str("check the device and restart, the log is read again from the device then")
-    }
-}
-
-impl std::error::Error for WalFailed {}
 
 /// A batch for the disk: a durable write of `buf` at `offset` of the segment, all or nothing as far as the log knows.
 #[derive(Debug)]
@@ -406,9 +232,11 @@ impl Wal {
 
     /// The batch that takes a record of `bytes`, a new one where the last one is full.
     fn batch_for(&mut self, bytes: usize) -> &mut Batch {
+        let limit = self.config.batch_bytes_max;
         let fits = |batch: &Batch| {
-            !batch.seal
-                && batch.bytes() + bytes <= self.config.batch_bytes_max.min(batch.capacity())
+            // A record beyond the limit has a batch of its own.
+            let limit = if batch.is_empty() { batch.capacity() } else { limit.min(batch.capacity()) };
+            !batch.seal && batch.bytes() + bytes <= limit
         };
         if !self.queue.back().is_some_and(fits) {
             let (state, ticket) = match self.queue.back() {
@@ -692,10 +520,11 @@ impl Wal {
         self.durable
     }
 
-    /// The oldest segment that recovery needs if the tree holds everything up to entry `index`.
+    /// The oldest segment that recovery needs if the tree holds everything up to entry `index`: what a meta page states as
+    /// [`super::Expect::first_needed`]. `SegmentId(0)` while nothing is durable.
     pub fn first_needed(&self, index: u64) -> SegmentId {
-        let needed = self.segments.first_needed(index).unwrap_or(SegmentId(1));
-        needed.min(self.durable.segment.max(SegmentId(1)))
+        let needed = self.segments.first_needed(index).unwrap_or_default();
+        needed.min(self.durable.segment)
     }
 
     /// Lets go of the segments before `first_needed`, to be recycled: both meta pages are past them and no follower reads
