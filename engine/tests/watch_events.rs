@@ -278,6 +278,29 @@ fn laggards_at_the_same_place_share_one_reading() {
 }
 
 #[test]
+fn a_reading_that_gives_way_moves_nobody_back() {
+    let mut f = Fixture::new();
+    let ops: Vec<Op> = (0..40).map(|i| put(&format!("k{i}"), "v")).collect();
+    for _ in 0..900 {
+        f.txn(&ops);
+    }
+    f.open(1);
+    f.create(1, from(2, range("k", "l")));
+    f.create(1, from(850, range("k", "l")));
+    let mut next = [2, 850];
+    for response in f.got(1).iter().filter(|response| !response.created) {
+        let next = &mut next[response.watch_id as usize];
+        for events in response.events.chunks(40) {
+            assert!(events
+                .iter()
+                .all(|event| event.kv.as_ref().unwrap().mod_revision == *next));
+            *next += 1;
+        }
+    }
+    assert_eq!(next, [902, 902]);
+}
+
+#[test]
 fn large_responses_are_cut_into_fragments_only_when_asked() {
     let mut f = Fixture::new();
     let big = "a".repeat(700_000);

@@ -212,7 +212,7 @@ impl Scan {
 
     /// A scan ends for want of room only where a revision begins.
     fn boundary(&mut self, position: Position) -> Option<Stop> {
-        if position.main == self.at.main && self.at.sub > 0 {
+        if position.main == self.at.main {
             return None;
         }
         self.at = position;
