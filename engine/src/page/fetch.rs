@@ -168,7 +168,7 @@ impl Pages {
     /// that needs it keeps missing it.
     pub fn fetch_done(&mut self, done: FetchDone) -> Result<(), PageError> {
         let result = self.fetch_settle(done);
-        self.evict();
+        self.evict_some();
         result
     }
 

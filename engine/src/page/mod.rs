@@ -141,6 +141,7 @@ pub struct Pages {
     fetching: BTreeMap<PageNo, u64>,
     fetch_jobs: u64,
     sync_loads: u64,
+    load_error: Option<PageError>,
     /// Pages whose checksum holds but whose content contradicts the page that names them.
     rejected: RefCell<BTreeMap<PageNo, &'static str>>,
     shape: Shape,
@@ -186,6 +187,7 @@ impl Pages {
             fetching: BTreeMap::new(),
             fetch_jobs: 0,
             sync_loads: 0,
+            load_error: None,
             rejected: RefCell::default(),
             shape,
             scratch: Vec::new(),
@@ -222,6 +224,11 @@ impl Pages {
     /// Pages that a write operation had to load while it waited, because no plan had asked for them before.
     pub fn sync_loads(&self) -> u64 {
         self.sync_loads
+    }
+
+    /// Why the last write operation that ended as a miss did.
+    pub fn load_error(&self) -> Option<&PageError> {
+        self.load_error.as_ref()
     }
 
     pub(crate) fn is_read_only(&self) -> bool {
@@ -420,7 +427,7 @@ impl Pages {
             self.table.set(frame.page, place, pages, keep);
         }
         self.frames.recycle(frames);
-        self.evict();
+        self.evict_some();
     }
 
     /// Loads pages that a write operation found absent, waiting for the device. A plan makes this unnecessary; it is
@@ -433,6 +440,9 @@ impl Pages {
         let Some(job) = self.fetch_exactly(&miss) else {
             return Ok(());
         };
-        self.fetch_settle(job.run()).map_err(|_| miss)
+        self.fetch_settle(job.run()).map_err(|error| {
+            self.load_error = Some(error);
+            miss
+        })
     }
 }

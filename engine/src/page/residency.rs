@@ -14,18 +14,22 @@ pub(super) enum Place {
     Frame(FramePlace),
 }
 
-// Table word: bits 0-2 state, 3 used since the clock last passed, 4 keep (branch page), 5 an extent of several pages,
-// 6-31 frame slot. 26 bits of slots are 256 GiB of frames.
+// Table word: bits 0-2 state, 3-4 visits of the clock hand to go since the last use, 5 keep (branch page), 6 an extent of
+// several pages, 7-31 frame slot. 25 bits of slots are 128 GiB of frames.
 const STATE: u32 = 7;
 const ABSENT: u32 = 0;
 const MAPPED: u32 = 1;
 const EVEN: u32 = 2;
 const ODD: u32 = 3;
 const CLEAN: u32 = 4;
-const USED: u32 = 1 << 3;
-const KEEP: u32 = 1 << 4;
-const EXTENT: u32 = 1 << 5;
-const SLOT_SHIFT: u32 = 6;
+const USED: u32 = 3 << 3;
+const VISIT: u32 = 1 << 3;
+const KEEP: u32 = 1 << 5;
+const EXTENT: u32 = 1 << 6;
+const SLOT_SHIFT: u32 = 7;
+
+/// Pages that the clock hand passes in one go at most.
+const HAND_STEPS_MAX: usize = 1 << 16;
 
 #[derive(Default)]
 pub(super) struct Table {
@@ -69,7 +73,7 @@ impl Table {
             return Place::Absent;
         };
         let value = word.get();
-        if value & USED == 0 && value != ABSENT {
+        if value & USED != USED && value != ABSENT {
             word.set(value | USED);
         }
         decode(value)
@@ -126,13 +130,14 @@ impl Table {
         (no.0 - start.0 < *pages).then_some(*start)
     }
 
-    /// Turns the clock until it meets a clean page that was not used since the last round, two rounds at most.
-    fn victim(&mut self) -> Option<PageNo> {
-        for _ in 0..2 * self.words.len() {
+    /// Turns the clock until it meets a clean page that was not used for some rounds, or has made its steps.
+    fn victim(&mut self, steps: &mut usize) -> Option<PageNo> {
+        while *steps > 0 {
+            *steps -= 1;
             if self.hand >= self.words.len() {
                 self.hand = 0;
             }
-            let word = &self.words[self.hand];
+            let word = self.words.get(self.hand)?;
             let value = word.get();
             let at = self.hand;
             self.hand += 1;
@@ -142,19 +147,26 @@ impl Table {
             if value & USED == 0 {
                 return Some(PageNo(at as u32));
             }
-            word.set(value & !USED);
+            word.set(value - VISIT);
         }
         None
     }
 }
 
 impl Pages {
-    /// Makes clean pages absent until they fit their budget. Neighbours leave the mapping in one call.
-    pub(super) fn evict(&mut self) {
+    /// Makes clean pages absent that were not used lately, while there are more than the budget allows. Whether there still
+    /// are: the owner may go on when it has time.
+    ///
+    /// The hand makes one round per call at most and a page survives three visits, so what a step touched before it missed is
+    /// still there when it runs again, however small the budget: the budget is exceeded rather than a step starved.
+    pub fn evict_some(&mut self) -> bool {
         let pages_max = self.options.resident_bytes_max / PAGE_BYTES as u64;
+        let mut steps = self.table.words.len().min(HAND_STEPS_MAX);
         let mut run = (0, 0); // start and end page
         while self.table.resident > pages_max {
-            let Some(no) = self.table.victim() else { break };
+            let Some(no) = self.table.victim(&mut steps) else {
+                break;
+            };
             self.forget_frame(no);
             let pages = self.table.clear(no);
             if run.1 != no.0 {
@@ -164,6 +176,7 @@ impl Pages {
             run.1 += pages;
         }
         self.unmap(run);
+        self.table.resident > pages_max
     }
 
     fn forget_frame(&mut self, no: PageNo) {

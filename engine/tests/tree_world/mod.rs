@@ -149,7 +149,7 @@ impl World {
         let value = value(&mut self.random);
         let weight = [0, 1, 1, 1, 70_000][self.random.below(5) as usize];
         let done = self.tree.insert(&mut self.pages, &key, &value, weight);
-        done.expect("sound pages");
+        assert_eq!(done, Ok(()), "{:?}", self.pages.load_error());
         self.model.insert(key, (value, weight));
     }
 
@@ -163,8 +163,8 @@ impl World {
             },
         };
         let removed = self.tree.remove(&mut self.pages, &key);
-        let removed = removed.expect("sound pages");
-        assert_eq!(removed, self.model.remove(&key).is_some());
+        let expected = self.model.remove(&key).is_some();
+        assert_eq!(removed, Ok(expected), "{:?}", self.pages.load_error());
     }
 
     pub fn get(&mut self) {
