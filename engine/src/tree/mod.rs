@@ -110,6 +110,11 @@ impl Tree {
         Tree::default()
     }
 
+    /// The number of the root page, 0 if the tree is empty: for tools that dump a file.
+    pub fn root_page(&self) -> u32 {
+        self.root.0
+    }
+
     pub(crate) fn at(root: PageNo) -> Tree {
         Tree { root }
     }
