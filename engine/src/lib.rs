@@ -1,6 +1,10 @@
 //! Storage engine: write-ahead log, pages, trees, MVCC, watch, leases.
 
+pub mod error;
+pub mod hash;
 pub mod lease;
+pub mod mvcc;
 pub mod page;
+pub mod store;
 pub mod tree;
 pub mod watch;
