@@ -1,8 +1,10 @@
 //! Storage engine: write-ahead log, pages, trees, MVCC, watch, leases.
 
+pub mod checkpoint;
 pub mod error;
 pub mod hash;
 pub mod lease;
+pub mod map;
 pub mod mvcc;
 pub mod page;
 pub mod store;
