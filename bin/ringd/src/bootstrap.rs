@@ -12,6 +12,7 @@ use engine::{
     lease,
     page::{Opened, Options as PageOptions, Pages, RealFile},
     store::{self, Store},
+    watch,
     wal::{self, driver::LogFiles, Expect, Identity, LogPosition, Recovered, SegmentId, Wal},
 };
 use prost::Message;
@@ -49,9 +50,9 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         notes.push(format!("{}: fell back to the older meta page: {reason}", path.display()));
     }
     let ticks = (config.election_ticks(), config.heartbeat_interval_ms * 1_000_000);
-    let options = store_options(config, ticks);
+    let options = store_options(config, ticks, random_u64()?);
     let known = opened.meta.is_some();
-    let store = open_store(opened, options)?;
+    let mut store = open_store(opened, options)?;
     let expect = match known {
         true => expectation(&store, &path)?,
         false => Expect::default(),
@@ -80,6 +81,11 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
             .into())
         }
     };
+    store.hub_mut().set_identity(watch::Identity {
+        cluster_id: ids.cluster_id,
+        member_id: ids.member_id,
+        raft_term: 0,
+    });
     build(config, ids, founding, store, recovered, files, notes)
 }
 
@@ -186,14 +192,26 @@ fn build(
     })
 }
 
-fn store_options(config: &Config, (election_ticks, tick_ns): (u64, u64)) -> store::Options {
+fn store_options(
+    config: &Config,
+    (election_ticks, tick_ns): (u64, u64),
+    seed: u64,
+) -> store::Options {
     let request_timeout_ns = 5_000_000_000 + 2 * election_ticks * tick_ns;
-    let mut options = store::Options::new(lease::Config {
+    let lease = lease::Config {
         min_ttl_seconds: lease::min_ttl_seconds(election_ticks, tick_ns),
         revoke_retry_ns: request_timeout_ns,
         drift_bound_ppm: 0,
         checkpoint: None,
-    });
+    };
+    // The ids follow once they are known.
+    let watch = watch::Config {
+        identity: watch::Identity::default(),
+        max_request_bytes: config.max_request_bytes as usize,
+        progress_interval_ns: config.watch_progress_notify_interval_ns,
+        seed,
+    };
+    let mut options = store::Options::new(lease, watch);
     options.quota_bytes = match config.quota() {
         Quota::Bytes(bytes) => Some(bytes),
         Quota::Unlimited => None,
@@ -221,7 +239,6 @@ fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failu
         request_bytes_max: config.max_request_bytes as usize,
         txn_ops_max: config.max_txn_ops as usize,
         request_ids: lease::RequestIds::new(ids.member_id, unix_ms),
-        watch_progress_interval_ns: config.watch_progress_notify_interval_ns,
         seed: random_u64()?,
         checkpoint: member::Thresholds::default(),
     })

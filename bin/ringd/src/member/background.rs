@@ -46,7 +46,7 @@ impl Member {
             && !self.background.starved
             && (!self.background.hashes.is_empty()
                 || self.store.compaction_pending()
-                || self.hub.has_work())
+                || self.store.hub().has_work())
     }
 
     /// One slice of one kind of work; the kinds take turns.
@@ -81,7 +81,7 @@ impl Member {
     }
 
     fn catch_up_slice(&mut self) -> Result<(), Miss> {
-        self.hub.catch_up(&self.store, CATCH_UP_ROWS_MAX)?;
+        self.store.watch_catch_up(CATCH_UP_ROWS_MAX)?;
         Ok(())
     }
 

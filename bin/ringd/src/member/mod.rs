@@ -32,7 +32,7 @@ use bytes::Bytes;
 use engine::{
     page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
     store::Store,
-    watch::{Config as WatchConfig, Identity as WatchIdentity, StreamKey, WatchHub},
+    watch::StreamKey,
     wal::{AlignedBuf, FileOp, Ticket, Wal, Write},
 };
 use proto::{etcdserverpb::InternalRaftRequest, raftpb};
@@ -94,27 +94,12 @@ pub struct Config {
     pub txn_ops_max: usize,
     /// Names proposals and leases.
     pub request_ids: RequestIds,
-    /// 0: the default.
-    pub watch_progress_interval_ns: u64,
     /// Draws the jitter of watch streams.
     pub seed: u64,
     pub checkpoint: checkpoint::Thresholds,
 }
 
 impl Config {
-    fn watch(&self) -> WatchConfig {
-        WatchConfig {
-            identity: WatchIdentity {
-                cluster_id: self.cluster_id,
-                member_id: self.member_id,
-                raft_term: 0,
-            },
-            max_request_bytes: self.request_bytes_max,
-            progress_interval_ns: self.watch_progress_interval_ns,
-            seed: self.seed,
-        }
-    }
-
     /// How long a proposal or a read round may take: 5 s and two election timeouts.
     pub fn request_timeout_ns(&self) -> u64 {
         5_000_000_000 + 2 * self.tick_ns * u64::from(self.election_ticks)
@@ -126,7 +111,6 @@ pub struct Member {
     node: Node,
     wal: Wal,
     store: Store,
-    hub: WatchHub,
     effects: Vec<Effect>,
     /// Log appends on their way to the disk, with the Raft output that each carries.
     persisting: VecDeque<(Ticket, u64)>,
@@ -161,7 +145,6 @@ impl Member {
     /// A member whose store and log are recovered; it does nothing before its first input.
     pub fn new(config: Config, node: Node, wal: Wal, store: Store) -> Member {
         Member {
-            hub: WatchHub::new(config.watch(), store.revision()),
             checkpoints: checkpoint::Checkpoints::new(config.checkpoint),
             config,
             node,
@@ -194,7 +177,7 @@ impl Member {
 
     /// Whether clients can be served: the member knows a leader and the cluster knows the member.
     pub fn is_ready(&self) -> bool {
-        self.introduced == Introduction::Done
+        self.introduced == Introduction::Done && self.has_leader()
     }
 
     /// Calls that wait for the log or for a read round.
@@ -278,6 +261,10 @@ impl Member {
     fn pulse(&mut self, now_ns: u64) {
         if self.next_tick_ns == 0 {
             self.next_tick_ns = now_ns + self.config.tick_ns;
+        }
+        if !self.has_leader() && self.node.configuration().is_only(self.config.member_id) {
+            // Nobody else could lead: no reason to wait for an election timeout.
+            self.node.campaign();
         }
         if now_ns >= self.next_tick_ns {
             self.next_tick_ns = now_ns + self.config.tick_ns;

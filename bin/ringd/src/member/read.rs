@@ -23,6 +23,8 @@ pub(super) struct Read {
 /// One read-index round and the reads that it answers.
 struct Round {
     context: u64,
+    /// The leader that was asked.
+    leader: u64,
     /// Known once a quorum confirmed the leader.
     index: Option<u64>,
     reads: Vec<Read>,
@@ -101,14 +103,15 @@ impl Member {
 
     /// Begins one round for everything that arrived since the last one.
     pub(super) fn begin_round(&mut self) {
-        if self.reads.unread.is_empty() {
-            return;
+        if self.reads.unread.is_empty() || !self.has_leader() {
+            return; // reads wait for a leader, as long as their time lasts
         }
         self.reads.next_context += 1;
         let context = self.reads.next_context;
         let reads = std::mem::take(&mut self.reads.unread);
         self.reads.rounds.push_back(Round {
             context,
+            leader: self.node.leader(),
             index: None,
             reads,
         });
@@ -126,7 +129,7 @@ impl Member {
         }
     }
 
-    /// The leader changed under the round.
+    /// The round came to nothing: either its leader is gone, or it could not answer yet.
     pub(super) fn round_failed(&mut self, context: u64) {
         if let Some(at) = self
             .reads
@@ -135,8 +138,14 @@ impl Member {
             .position(|round| round.context == context)
         {
             if let Some(round) = self.reads.rounds.remove(at) {
+                let same_leader = round.leader == self.node.leader();
                 for read in round.reads {
-                    self.refuse(read.call, &read.request, RequestError::LeaderChanged.into());
+                    if same_leader {
+                        self.reads.unread.push(read);
+                    } else {
+                        let status = RequestError::LeaderChanged.into();
+                        self.refuse(read.call, &read.request, status);
+                    }
                 }
             }
         }

@@ -8,7 +8,7 @@ use proto::etcdserverpb as pb;
 impl Member {
     pub(super) fn ask_watch(&mut self, call: CallId, request: pb::WatchRequest, now_ns: u64) {
         let stream = StreamKey(call.0);
-        let hub = &mut self.hub;
+        let hub = self.store.hub_mut();
         hub.set_term(self.node.term());
         if self.watch_streams.insert(stream) {
             let draw = self.config.seed ^ call.0.wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -20,27 +20,27 @@ impl Member {
     pub(super) fn close_watch(&mut self, call: CallId) {
         let stream = StreamKey(call.0);
         if self.watch_streams.remove(&stream) {
-            self.hub.close_stream(stream);
+            self.store.hub_mut().close_stream(stream);
         }
     }
 
     pub(super) fn set_blocked(&mut self, call: CallId, blocked: bool) {
         let stream = StreamKey(call.0);
         if self.watch_streams.contains(&stream) {
-            self.hub.set_blocked(stream, blocked);
+            self.store.hub_mut().set_blocked(stream, blocked);
         }
     }
 
     pub(super) fn watch_timer(&mut self, now_ns: u64) {
-        self.hub.on_timer(now_ns);
+        self.store.hub_mut().on_timer(now_ns);
     }
 
     pub(super) fn emit_watch_events(&mut self) {
-        if !self.hub.has_out() {
+        if !self.store.hub().has_out() {
             return;
         }
         let mut out: Vec<WatchOut> = Vec::new();
-        self.hub.take_out(&mut out);
+        self.store.hub_mut().take_out(&mut out);
         for message in out {
             self.effects.push(Effect::Stream {
                 call: CallId(message.stream.0),
