@@ -12,8 +12,8 @@ use engine::{
     lease,
     page::{Opened, Options as PageOptions, Pages, RealFile},
     store::{self, Store},
-    watch,
     wal::{self, driver::LogFiles, Expect, Identity, LogPosition, Recovered, SegmentId, Wal},
+    watch,
 };
 use prost::Message;
 use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
@@ -47,9 +47,15 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
     let mut notes = Vec::new();
     let opened = open_pages(&path)?;
     if let Some(reason) = &opened.report.fell_back {
-        notes.push(format!("{}: fell back to the older meta page: {reason}", path.display()));
+        notes.push(format!(
+            "{}: fell back to the older meta page: {reason}",
+            path.display()
+        ));
     }
-    let ticks = (config.election_ticks(), config.heartbeat_interval_ms * 1_000_000);
+    let ticks = (
+        config.election_ticks(),
+        config.heartbeat_interval_ms * 1_000_000,
+    );
     let options = store_options(config, ticks, random_u64()?);
     let known = opened.meta.is_some();
     let mut store = open_store(opened, options)?;
@@ -60,7 +66,10 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
     let mut recovered = wal::recover(&*files, expect)?;
     notes.append(&mut recovered.notes);
     if let wal::Report::TornTail { .. } = &recovered.report {
-        notes.push(format!("the log ended in an unfinished write, which was cut off: {:?}", recovered.report));
+        notes.push(format!(
+            "the log ended in an unfinished write, which was cut off: {:?}",
+            recovered.report
+        ));
     }
     let founding = match !known && recovered.last_index == 0 {
         true => Some(found(config)?),
@@ -98,7 +107,8 @@ fn found(config: &Config) -> Result<Founding, Failure> {
 }
 
 fn open_pages(path: &Path) -> Result<Opened, Failure> {
-    let file = RealFile::open_or_create(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let file =
+        RealFile::open_or_create(path).map_err(|error| format!("{}: {error}", path.display()))?;
     let limit = crate::process::memory_limit_bytes();
     let options = PageOptions {
         create: true,
@@ -108,32 +118,23 @@ fn open_pages(path: &Path) -> Result<Opened, Failure> {
     Ok(Pages::open(Arc::new(file), options)?)
 }
 
-/// Opens the store that the meta page names, or an empty one. Fetches what that takes, and waits for it.
+/// Opens the store that the meta page names, or an empty one.
 fn open_store(opened: Opened, options: store::Options) -> Result<Store, Failure> {
-    let Some(meta) = opened.meta else {
-        return Ok(Store::create(opened.pages, options));
-    };
-    let mut pages = opened.pages;
-    loop {
-        match Store::restore(pages, &meta.roots, &meta.content, options.clone()) {
-            Ok(store) => return Ok(store),
-            Err((back, store::meta::OpenError::Miss(miss))) => {
-                pages = *back;
-                if let Some(job) = pages.fetch_job(&miss) {
-                    pages.fetch_done(job.run())?;
-                }
-            }
-            Err((_, error)) => return Err(error.into()),
-        }
-    }
+    Ok(match &opened.meta {
+        Some(meta) => Store::open(opened.pages, meta, options)?,
+        None => Store::create(opened.pages, options),
+    })
 }
 
 /// What the meta page claims of the log.
 fn expectation(store: &Store, path: &Path) -> Result<Expect, Failure> {
     let mark = store.log_mark();
-    let position: &[u8; LogPosition::BYTES] = mark.position[..]
-        .try_into()
-        .map_err(|_| format!("{}: the meta page's log position is malformed", path.display()))?;
+    let position: &[u8; LogPosition::BYTES] = mark.position[..].try_into().map_err(|_| {
+        format!(
+            "{}: the meta page's log position is malformed",
+            path.display()
+        )
+    })?;
     Ok(Expect {
         identity: None,
         claim: Some(LogPosition::from_bytes(position)),
@@ -164,7 +165,11 @@ fn build(
             write_now(&mut wal, &files, &entries, &state)?;
             (state, entries, (0, 0))
         }
-        None => (recovered.hard_state, recovered.entries, (applied, applied_term)),
+        None => (
+            recovered.hard_state,
+            recovered.entries,
+            (applied, applied_term),
+        ),
     };
     let mut raft_config = raft::Config::new(ids.member_id);
     raft_config.election_ticks = config.election_ticks() as u32;

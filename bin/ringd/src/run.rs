@@ -1,5 +1,6 @@
 //! The life of the process: configuration, checks, start, service, stop.
 
+use crate::logging::Log;
 use crate::{
     bootstrap, config,
     config::{Config, Loaded},
@@ -11,7 +12,6 @@ use crate::{
     shell::{Ended, Shell, WalIo},
     warn,
 };
-use crate::logging::Log;
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
 use net::driver::Listener;
 use std::{
@@ -46,7 +46,11 @@ pub fn run() -> i32 {
         Err(error) => {
             let text = error.to_string();
             warn!(log, "failed to start etcd", "error" => text.as_str());
-            log.fatal(file!(), "discovery failed", &[("error", text.as_str().into())]);
+            log.fatal(
+                file!(),
+                "discovery failed",
+                &[("error", text.as_str().into())],
+            );
             1
         }
     }
@@ -108,28 +112,30 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
     }
     let stopper = shell.stopper();
     let signal_log = log.clone();
-    std::thread::Builder::new().name("signals".into()).spawn(move || {
-        if let Ok(signal) = signals.wait() {
-            info!(signal_log, "received signal; shutting down", "signal" => signal.as_str());
-            stopper.stop(signal);
-        }
-    })?;
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if let Ok(signal) = signals.wait() {
+                info!(signal_log, "received signal; shutting down", "signal" => signal.as_str());
+                stopper.stop(signal);
+            }
+        })?;
     let ended = executor.run(async {
         let mut listeners = Vec::new();
         for (listener, _) in clients {
             listeners.push(Listener::from_std(listener)?);
         }
-        Ok::<_, std::io::Error>(
-            shell
-                .serve(listeners, || announce_ready(config, log))
-                .await,
-        )
+        Ok::<_, std::io::Error>(shell.serve(listeners, || announce_ready(config, log)).await)
     })?;
     drop(peers);
     match ended {
         Ended::Signal(signal) => Ok(Some(signal)),
         Ended::Halted(reason) => {
-            log.fatal(file!(), "the member cannot go on", &[("error", reason.as_str().into())]);
+            log.fatal(
+                file!(),
+                "the member cannot go on",
+                &[("error", reason.as_str().into())],
+            );
             Ok(None)
         }
     }
@@ -156,7 +162,9 @@ fn front_config(config: &Config) -> net::grpc::Config {
 fn bind(urls: &[config::Url]) -> Result<Vec<(TcpListener, SocketAddr)>, Box<dyn Error>> {
     let mut listeners = Vec::new();
     for url in urls {
-        let port = url.port().ok_or_else(|| format!("URL without a port: {url}"))?;
+        let port = url
+            .port()
+            .ok_or_else(|| format!("URL without a port: {url}"))?;
         let mut bound = 0;
         let mut last = None;
         let addresses: Vec<SocketAddr> = (url.host(), port).to_socket_addrs()?.collect();
@@ -166,7 +174,9 @@ fn bind(urls: &[config::Url]) -> Result<Vec<(TcpListener, SocketAddr)>, Box<dyn 
                     bound += 1;
                     listeners.push((listener, address));
                 }
-                Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => last = Some((address, error)),
+                Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                    last = Some((address, error))
+                }
                 Err(error) => return Err(bind_error(address, &error).into()),
             }
         }

@@ -133,7 +133,11 @@ fn recover_surveyed(
     let Some(identity) = survey.identity else {
         return Ok(fresh(survey.released));
     };
-    let longest = survey.segments.iter().map(|found| found.blocks() as usize * BLOCK_BYTES).max();
+    let longest = survey
+        .segments
+        .iter()
+        .map(|found| found.blocks() as usize * BLOCK_BYTES)
+        .max();
     let mut reader = Reader::new(dir, identity, READ_WINDOW_BYTES.min(longest.unwrap_or(0)));
     let mut walk = Walk::new(&survey.segments, expect.applied);
     while walk.step(dir, &mut reader)? {}

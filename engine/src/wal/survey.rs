@@ -79,8 +79,14 @@ impl Found {
 
 /// The oldest segment that must be there for what the tree's meta page says.
 fn needed(expect: &Expect) -> Option<SegmentId> {
-    let claimed = expect.claim.filter(|claim| claim.batch > 0).map(|claim| claim.segment);
-    expect.first_needed.filter(|needed| *needed > SegmentId(0)).or(claimed)
+    let claimed = expect
+        .claim
+        .filter(|claim| claim.batch > 0)
+        .map(|claim| claim.segment);
+    expect
+        .first_needed
+        .filter(|needed| *needed > SegmentId(0))
+        .or(claimed)
 }
 
 /// Lists and flushes the files and reads the headers from segment `from` on.

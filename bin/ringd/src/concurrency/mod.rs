@@ -34,12 +34,25 @@ pub enum Recipe {
 /// What a session wants done.
 #[derive(Debug)]
 pub enum Step {
-    Ask { call: CallId, request: Request },
+    Ask {
+        call: CallId,
+        request: Request,
+    },
     /// Ends a watch that the session had opened.
-    Forget { call: CallId },
-    Reply { call: CallId, result: Result<Bytes, Status> },
-    Stream { call: CallId, message: Bytes },
-    End { call: CallId },
+    Forget {
+        call: CallId,
+    },
+    Reply {
+        call: CallId,
+        result: Result<Bytes, Status>,
+    },
+    Stream {
+        call: CallId,
+        message: Bytes,
+    },
+    End {
+        call: CallId,
+    },
 }
 
 /// Where a session stands.
@@ -179,12 +192,7 @@ impl Concurrency {
     }
 
     /// The member answered an internal call.
-    pub fn answered(
-        &mut self,
-        ask: CallId,
-        result: Result<Bytes, Status>,
-        steps: &mut Vec<Step>,
-    ) {
+    pub fn answered(&mut self, ask: CallId, result: Result<Bytes, Status>, steps: &mut Vec<Step>) {
         let Some(id) = self.asks.remove(&ask.stream()) else {
             return;
         };
@@ -331,7 +339,9 @@ fn advance(stage: Stage, message: &Bytes) -> Result<Outcome, Status> {
         Stage::Unlocking => {
             let deleted: pb::DeleteRangeResponse = parse(message)?;
             let header = deleted.header;
-            Ok(Outcome::Reply(lock::UnlockResponse { header }.encode_to_vec()))
+            Ok(Outcome::Reply(
+                lock::UnlockResponse { header }.encode_to_vec(),
+            ))
         }
         Stage::Proclaiming => {
             let txn: pb::TxnResponse = parse(message)?;

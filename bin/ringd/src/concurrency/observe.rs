@@ -44,10 +44,7 @@ impl Observer {
                 self.following = false;
                 let end = requests::prefix_end(&self.prefix);
                 let watch = requests::watch(self.prefix.clone(), end, revision);
-                Ok(Outcome::Ask(
-                    Stage::Observing(self),
-                    Request::Watch(watch),
-                ))
+                Ok(Outcome::Ask(Stage::Observing(self), Request::Watch(watch)))
             }
         }
     }
@@ -94,5 +91,7 @@ impl Observer {
 
 fn announce(header: Option<pb::ResponseHeader>, kv: proto::mvccpb::KeyValue) -> Bytes {
     let kv = Some(kv);
-    election::LeaderResponse { header, kv }.encode_to_vec().into()
+    election::LeaderResponse { header, kv }
+        .encode_to_vec()
+        .into()
 }

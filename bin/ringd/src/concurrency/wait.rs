@@ -117,8 +117,7 @@ impl Claim {
             }
             Some((value, _)) if own.is_some_and(|kv| kv.value != value) => {
                 let claim = &contest.claim;
-                let txn =
-                    requests::put_if_created(claim.key.clone(), revision, value, claim.lease);
+                let txn = requests::put_if_created(claim.key.clone(), revision, value, claim.lease);
                 Ok(Outcome::Ask(
                     Stage::Updating(contest),
                     Request::Txn(Box::new(txn)),
@@ -189,7 +188,11 @@ impl Contest {
     }
 
     fn elected(self) -> Outcome {
-        let name = self.claim.campaign.map(|(_, name)| name).unwrap_or_default();
+        let name = self
+            .claim
+            .campaign
+            .map(|(_, name)| name)
+            .unwrap_or_default();
         let leader = election::LeaderKey {
             name,
             key: self.claim.key,

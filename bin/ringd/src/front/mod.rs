@@ -26,20 +26,38 @@ const KEEP_ALIVES_PENDING_MAX: u32 = 1 << 16;
 /// What the front wants from the rest of the server.
 #[derive(Debug)]
 pub enum Demand {
-    Ask { call: CallId, request: Request },
-    Concurrency { call: CallId, recipe: Recipe },
+    Ask {
+        call: CallId,
+        request: Request,
+    },
+    Concurrency {
+        call: CallId,
+        recipe: Recipe,
+    },
     /// Nobody waits for this call any more; its watchers and waiters go.
-    Cancel { call: CallId },
+    Cancel {
+        call: CallId,
+    },
     /// The stream's reader is slower (or fast enough again).
-    Blocked { call: CallId, blocked: bool },
+    Blocked {
+        call: CallId,
+        blocked: bool,
+    },
 }
 
 enum StreamState {
     /// A bidirectional stream whose first message has not come, or a watch stream.
-    Watch { blocked: bool },
-    KeepAlive { pending: u32, half_closed: bool },
+    Watch {
+        blocked: bool,
+    },
+    KeepAlive {
+        pending: u32,
+        half_closed: bool,
+    },
     /// A server stream fed by the member (ranges, observers).
-    Feed { blocked: bool },
+    Feed {
+        blocked: bool,
+    },
     Held,
 }
 

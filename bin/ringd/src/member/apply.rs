@@ -13,10 +13,7 @@ use engine::{
     store::{decode_internal_request, Applied, ApplyError, Payload, Response},
 };
 use prost::Message;
-use proto::{
-    etcdserverpb::InternalRaftRequest,
-    membershippb, raftpb,
-};
+use proto::{etcdserverpb::InternalRaftRequest, membershippb, raftpb};
 
 impl Member {
     /// Applies what is committed, as far as its pages are there.
@@ -58,7 +55,10 @@ impl Member {
 
     fn apply_own(&mut self, proposal: Proposal, now_ns: u64) -> Result<(), Miss> {
         let (index, term) = (proposal.index, proposal.term);
-        match self.store.apply(index, term, Some(&proposal.request), now_ns) {
+        match self
+            .store
+            .apply(index, term, Some(&proposal.request), now_ns)
+        {
             Err(ApplyError::Miss(miss)) => {
                 self.proposals.put_back(proposal);
                 Err(miss)
@@ -120,7 +120,9 @@ impl Member {
         let accepted = match self.store.check_conf_change(&change) {
             Ok(accepted) => accepted,
             Err(error) => {
-                self.halt(format!("configuration change at log index {index}: {error}"));
+                self.halt(format!(
+                    "configuration change at log index {index}: {error}"
+                ));
                 return Ok(());
             }
         };
@@ -129,7 +131,10 @@ impl Member {
         if accepted.is_err() {
             raft_change.node_id = Some(0);
         }
-        match self.node.apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2()) {
+        match self
+            .node
+            .apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2())
+        {
             Ok(state) => self
                 .store
                 .apply_conf_change(index, term, accepted.as_ref().ok(), state),
@@ -207,7 +212,10 @@ impl Member {
             name: self.config.name.clone(),
             client_urls: self.config.client_urls.clone(),
         };
-        let known = self.store.member(self.config.member_id).and_then(|member| member.member_attributes.as_ref())
+        let known = self
+            .store
+            .member(self.config.member_id)
+            .and_then(|member| member.member_attributes.as_ref())
             == Some(&attributes);
         if self.store.cluster_version().is_none() {
             let set = membershippb::ClusterVersionSetRequest {
@@ -238,4 +246,3 @@ impl Member {
         }
     }
 }
-

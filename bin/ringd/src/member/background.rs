@@ -18,7 +18,7 @@ const CATCH_UP_ROWS_MAX: usize = 500;
 const HASHES_MAX: usize = 16;
 
 enum Hash {
-    Kv(i64),
+    Kv,
     All,
 }
 
@@ -105,7 +105,7 @@ impl Member {
                         header,
                         hash: found.hash,
                     }),
-                    Hash::Kv(_) => encode(&pb::HashKvResponse {
+                    Hash::Kv => encode(&pb::HashKvResponse {
                         header,
                         hash: found.hash,
                         compact_revision: found.compact_revision,
@@ -125,7 +125,7 @@ impl Member {
 
     pub(super) fn hash_kv(&mut self, call: CallId, revision: i64) {
         let job = self.store.hash_kv(revision);
-        self.queue_hash(call, Hash::Kv(revision), job);
+        self.queue_hash(call, Hash::Kv, job);
     }
 
     fn queue_hash(&mut self, call: CallId, kind: Hash, job: HashJob) {

@@ -85,14 +85,14 @@ impl Member {
             return;
         }
         let first_needed = self.wal.first_needed(applied + 1);
-        self.store.set_log_mark(LogMark {
-            position: self.wal.position().to_bytes().to_vec().into(),
+        let position = self.wal.position();
+        let mark = LogMark {
+            position: position.to_bytes().to_vec().into(),
             first_needed_segment: first_needed.0,
-        });
-        let (roots, content) = (self.store.roots(), self.store.checkpoint_content());
-        if let Some(job) = self.store.pages_mut().begin_checkpoint(&roots, &content) {
+        };
+        if let Some(job) = self.store.begin_checkpoint(mark) {
             self.checkpoints.running = Some(Covered {
-                position: self.wal.position(),
+                position,
                 first_needed,
             });
             self.checkpoints.last_begun_ns = now_ns;

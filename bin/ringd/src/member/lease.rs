@@ -1,15 +1,8 @@
 //! Leases: renewals, time to live, expiry, and what leadership means for them.
 
 use super::{read::encode, Effect, Member};
-use crate::{
-    request::{CallId, Request},
-    status::Status,
-};
-use engine::{
-    error::RequestError,
-    lease::Renewal,
-    page::Miss,
-};
+use crate::{request::CallId, status::Status};
+use engine::{error::RequestError, lease::Renewal, page::Miss};
 use proto::etcdserverpb::{self as pb, InternalRaftRequest};
 use raft::{Role, SoftState};
 use std::collections::BTreeMap;
@@ -86,10 +79,7 @@ impl Member {
             Renewal::Renewed { ttl_seconds } => ttl_seconds,
             Renewal::Unknown => 0,
             // Never a code that makes a client give its lease up: it is to try again.
-            Renewal::Pending
-            | Renewal::NotPrimary
-            | Renewal::Busy
-            | Renewal::ClearCheckpoint => {
+            Renewal::Pending | Renewal::NotPrimary | Renewal::Busy | Renewal::ClearCheckpoint => {
                 return self.end_keep_alive(waiting.call, RequestError::LeaderChanged.into())
             }
         };
@@ -190,9 +180,7 @@ impl Member {
     }
 
     /// A client's revocation is on its way: no renewal of that lease is confirmed any more.
-    pub(super) fn note_revoke(&mut self, request: &Request) {
-        if let Request::LeaseRevoke(revoke) = request {
-            self.store.lessor_mut().revoke_proposed(revoke.id);
-        }
+    pub(super) fn note_revoke(&mut self, lease: i64) {
+        self.store.lessor_mut().revoke_proposed(lease);
     }
 }

@@ -84,7 +84,8 @@ impl Member {
     pub(super) fn halt(&mut self, reason: String) {
         if !self.halted {
             self.halted = true;
-            self.effects.retain(|effect| !matches!(effect, Effect::Reply { .. } | Effect::Stream { .. }));
+            self.effects
+                .retain(|effect| !matches!(effect, Effect::Reply { .. } | Effect::Stream { .. }));
             self.effects.push(Effect::Halt(reason));
         }
     }

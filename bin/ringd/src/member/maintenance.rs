@@ -95,8 +95,8 @@ impl Member {
         }
         let (major, minor) =
             parse_version(&version).ok_or(RequestError::ClusterVersionUnavailable)?;
-        let target = parse_version(&request.version)
-            .ok_or(RequestError::WrongDowngradeVersionFormat)?;
+        let target =
+            parse_version(&request.version).ok_or(RequestError::WrongDowngradeVersionFormat)?;
         if target.0 != major || target.1 + 1 != minor {
             return Err(RequestError::InvalidDowngradeTarget.into());
         }

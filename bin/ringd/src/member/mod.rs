@@ -14,8 +14,8 @@ mod apply;
 mod background;
 mod checkpoint;
 mod lease;
-mod maintenance;
 mod log;
+mod maintenance;
 mod propose;
 mod read;
 mod watch;
@@ -24,19 +24,19 @@ use crate::{
     request::{CallId, Request},
     status::Status,
 };
+use bytes::Bytes;
 pub use checkpoint::Thresholds;
 use engine::lease::RequestIds;
-use propose::{Caller, Proposals};
-use read::Reads;
-use bytes::Bytes;
 use engine::{
     page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
     store::Store,
-    watch::StreamKey,
     wal::{AlignedBuf, FileOp, Ticket, Wal, Write},
+    watch::StreamKey,
 };
+use propose::{Caller, Proposals};
 use proto::{etcdserverpb::InternalRaftRequest, raftpb};
 use raft::Node;
+use read::Reads;
 use std::{
     collections::{BTreeSet, VecDeque},
     io,
@@ -44,11 +44,19 @@ use std::{
 
 /// Something that happened.
 pub enum Input {
-    Ask { call: CallId, request: Request },
+    Ask {
+        call: CallId,
+        request: Request,
+    },
     /// Nobody waits for the call any more.
-    Cancel { call: CallId },
+    Cancel {
+        call: CallId,
+    },
     /// The reader of a stream fell behind its bound, or caught up.
-    Blocked { call: CallId, blocked: bool },
+    Blocked {
+        call: CallId,
+        blocked: bool,
+    },
     LogWritten {
         tag: u64,
         result: io::Result<()>,
@@ -59,8 +67,12 @@ pub enum Input {
         tag: u64,
         result: io::Result<()>,
     },
-    Fetched { done: FetchDone },
-    Checkpointed { result: io::Result<CheckpointDone> },
+    Fetched {
+        done: FetchDone,
+    },
+    Checkpointed {
+        result: io::Result<CheckpointDone>,
+    },
     /// The regular pulse, at least twice per tick.
     Pulse,
     /// A moment for background work.
@@ -69,9 +81,18 @@ pub enum Input {
 
 /// Something to be done.
 pub enum Effect {
-    Reply { call: CallId, result: Result<Bytes, Status> },
-    Stream { call: CallId, message: Bytes },
-    End { call: CallId, status: Option<Status> },
+    Reply {
+        call: CallId,
+        result: Result<Bytes, Status>,
+    },
+    Stream {
+        call: CallId,
+        message: Bytes,
+    },
+    End {
+        call: CallId,
+        status: Option<Status>,
+    },
     WriteLog(Write),
     LogFile(FileOp),
     Fetch(FetchJob),
@@ -262,7 +283,13 @@ impl Member {
         if self.next_tick_ns == 0 {
             self.next_tick_ns = now_ns + self.config.tick_ns;
         }
-        if !self.has_leader() && self.node.configuration().is_only(self.config.member_id) {
+        if !self.has_leader()
+            && self
+                .node
+                .configuration()
+                .voters
+                .is_only(self.config.member_id)
+        {
             // Nobody else could lead: no reason to wait for an election timeout.
             self.node.campaign();
         }

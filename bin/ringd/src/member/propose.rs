@@ -54,7 +54,10 @@ impl Proposals {
     }
 
     fn push(&mut self, proposal: Proposal) {
-        debug_assert!(self.queue.back().is_none_or(|last| last.index < proposal.index));
+        debug_assert!(self
+            .queue
+            .back()
+            .is_none_or(|last| last.index < proposal.index));
         self.queue.push_back(proposal);
     }
 
@@ -76,7 +79,11 @@ impl Proposals {
     /// Takes the callers whose time is up. Their proposals stay: they may still be applied.
     pub fn expire(&mut self, now_ns: u64, expired: &mut Vec<Caller>) {
         for proposal in &mut self.queue {
-            if proposal.caller.as_ref().is_some_and(|caller| caller.deadline_ns <= now_ns) {
+            if proposal
+                .caller
+                .as_ref()
+                .is_some_and(|caller| caller.deadline_ns <= now_ns)
+            {
                 expired.extend(proposal.caller.take());
             }
         }
@@ -89,7 +96,11 @@ impl Proposals {
 
     pub fn forget(&mut self, call: CallId) {
         for proposal in &mut self.queue {
-            if proposal.caller.as_ref().is_some_and(|caller| caller.call == call) {
+            if proposal
+                .caller
+                .as_ref()
+                .is_some_and(|caller| caller.call == call)
+            {
                 proposal.caller = None;
             }
         }
@@ -107,6 +118,7 @@ impl Member {
     fn try_write(&mut self, call: CallId, request: Request, now_ns: u64) -> Result<(), Status> {
         let mut wrapped = Wrapped::default();
         let mut physical = false;
+        let mut revoked = None;
         let mut entry = Box::<InternalRaftRequest>::default();
         match request {
             Request::Put(put) => {
@@ -123,7 +135,10 @@ impl Member {
                 validate::validate_txn(&txn, self.config.txn_ops_max)?;
                 let size = txn.encoded_len();
                 self.refuse_too_large(size)?;
-                let mixed = self.store.cluster_version().is_none_or(|v| (v.major, v.minor) < (3, 7));
+                let mixed = self
+                    .store
+                    .cluster_version()
+                    .is_none_or(|v| (v.major, v.minor) < (3, 7));
                 if mixed {
                     wrapped = wrap_direct_ranges(&mut txn, false);
                 }
@@ -141,7 +156,10 @@ impl Member {
                 }
                 entry.lease_grant = Some(grant);
             }
-            Request::LeaseRevoke(revoke) => entry.lease_revoke = Some(revoke),
+            Request::LeaseRevoke(revoke) => {
+                revoked = Some(revoke.id);
+                entry.lease_revoke = Some(revoke);
+            }
             Request::Alarm(alarm) => entry.alarm = Some(alarm),
             _ => return Err(RequestError::UnknownMethod.into()),
         }
@@ -151,7 +169,11 @@ impl Member {
             wrapped,
             physical,
         };
-        self.propose(entry, Some(caller))
+        self.propose(entry, Some(caller))?;
+        if let Some(lease) = revoked {
+            self.note_revoke(lease);
+        }
+        Ok(())
     }
 
     /// Refuses what would exceed the quota, and raises the alarm.
@@ -276,7 +298,6 @@ impl Member {
     pub(super) fn next_request_id(&mut self) -> u64 {
         self.config.request_ids.next_id()
     }
-
 
     pub(super) fn reply(&mut self, call: CallId, result: Result<Bytes, Status>) {
         if call != CallId::NOBODY {

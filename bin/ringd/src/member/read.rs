@@ -45,7 +45,11 @@ impl Reads {
     pub fn waiting(&self) -> usize {
         self.unread.len()
             + self.parked.len()
-            + self.rounds.iter().map(|round| round.reads.len()).sum::<usize>()
+            + self
+                .rounds
+                .iter()
+                .map(|round| round.reads.len())
+                .sum::<usize>()
     }
 
     pub fn pages_arrived(&mut self) {

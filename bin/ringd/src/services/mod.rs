@@ -149,12 +149,12 @@ fn parse<M: Message + Default>(message: Bytes) -> Result<M, Status> {
 
 /// The text after the colon is free: it is the decoder's own.
 fn unreadable(reason: &str) -> Status {
-    let reason = if reason.contains("buffer underflow") || reason.contains("delimited length exceeded")
-    {
-        "unexpected EOF"
-    } else {
-        reason
-    };
+    let reason =
+        if reason.contains("buffer underflow") || reason.contains("delimited length exceeded") {
+            "unexpected EOF"
+        } else {
+            reason
+        };
     Status::with_text(
         code::INTERNAL,
         format!("grpc: error unmarshalling request: {reason}"),
@@ -170,10 +170,10 @@ fn txn_refusal(error: DecodeError) -> Status {
 
 fn validate_range_stream(range: &pb::RangeRequest) -> Result<(), Status> {
     use pb::range_request::{SortOrder, SortTarget};
-    let plain = range.sort_order == SortOrder::None as i32
-        && range.sort_target == SortTarget::Key as i32;
-    let ascending = range.sort_order == SortOrder::Ascend as i32
-        && range.sort_target == SortTarget::Key as i32;
+    let plain =
+        range.sort_order == SortOrder::None as i32 && range.sort_target == SortTarget::Key as i32;
+    let ascending =
+        range.sort_order == SortOrder::Ascend as i32 && range.sort_target == SortTarget::Key as i32;
     if !plain && !ascending {
         return Err(Status::new(
             code::UNIMPLEMENTED,

@@ -1,10 +1,7 @@
 //! How log writes reach the device: on the executor when nothing else is to be done, otherwise through writer threads.
 
 use crate::member::Input;
-use engine::wal::{
-    driver::LogFiles,
-    probe, Completion, Probe, Write, WriterThreads,
-};
+use engine::wal::{driver::LogFiles, probe, Completion, Probe, Write, WriterThreads};
 use std::{io, sync::Arc, task::Context};
 
 /// Writer threads: as many writes as the log has in flight.

@@ -303,7 +303,8 @@ impl Shell {
     fn start_writers(&mut self) {
         let writers = std::mem::take(&mut self.core.borrow_mut().writers);
         for (id, socket, first) in writers {
-            glommio::spawn_local(write_when_possible(self.core.clone(), id, socket, first)).detach();
+            glommio::spawn_local(write_when_possible(self.core.clone(), id, socket, first))
+                .detach();
         }
     }
 
@@ -311,7 +312,8 @@ impl Shell {
     async fn stop(&mut self, next_pulse_ns: &mut u64) {
         {
             let mut core = self.core.borrow_mut();
-            core.server.shutdown(&engine::error::RequestError::Stopped.into());
+            core.server
+                .shutdown(&engine::error::RequestError::Stopped.into());
         }
         let begun = Instant::now();
         loop {
