@@ -32,7 +32,9 @@ pub struct Config {
     /// A leader that hears from no quorum for an election timeout steps down, and votes are refused while a leader is
     /// heard from.
     pub check_quorum: bool,
-    /// A leader that is removed or demoted becomes follower when the change is applied.
+    /// A leader that is removed or demoted becomes follower when the change is applied. Its followers may not know yet
+    /// that the change is committed, and where the old majority needs the leader (two voters) a longer log of its
+    /// keeps them from being elected. Off, it goes on heartbeating until the embedding stops it.
     pub step_down_on_removal: bool,
     /// Followers pass proposals on to the leader.
     pub forward_proposals: bool,

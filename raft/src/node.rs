@@ -513,6 +513,11 @@ impl Node {
         self.log.unapplied_conf_changes()
     }
 
+    /// Whether one of them is committed.
+    pub fn has_unapplied_conf_change(&self) -> bool {
+        self.log.has_unapplied_conf_change()
+    }
+
     /// Target of a leadership transfer under way, 0 if none.
     pub fn transferee(&self) -> u64 {
         self.transferee
