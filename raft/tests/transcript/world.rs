@@ -63,7 +63,10 @@ impl World {
 
     fn command(&mut self, words: &Words, out: &mut Vec<String>) {
         let id = || number(words.get(1).copied().unwrap_or("0"));
-        let second = || number(words.get(2).copied().unwrap_or("0"));
+        let second = || match words.get(2) {
+            None | Some(&"quiet") => 0,
+            Some(word) => number(word),
+        };
         match words[0] {
             "cluster" => self.cluster(id(), &words[2..]),
             "node" => self.place(id(), &words[2..]),
@@ -207,7 +210,10 @@ impl World {
 
     fn propose(&mut self, words: &Words, out: &mut Vec<String>) {
         let id = number(words[1]);
-        let count = words.get(3).map_or(1, |count| number(count));
+        let count = match words.get(3) {
+            None | Some(&"quiet") => 1,
+            Some(count) => number(count),
+        };
         for _ in 0..count {
             let data = match words[2].strip_prefix("size=") {
                 Some(size) => Bytes::from(vec![b'x'; number(size) as usize]),
@@ -354,10 +360,13 @@ impl World {
                 }
             }
             self.run_hosts(out);
-            if self.network.is_empty() {
+            self.deliver(None, 0, out);
+            let idle = |host: &Host| {
+                !host.node.has_ready() && host.writes.is_empty() && host.to_apply.is_empty()
+            };
+            if self.network.is_empty() && self.hosts.values().all(idle) {
                 return;
             }
-            self.deliver(None, 0, out);
         }
         panic!("the cluster does not come to rest");
     }
@@ -499,7 +508,7 @@ fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
             "learners" => conf.learners = numbers(value),
             "outgoing" => conf.voters_outgoing = numbers(value),
             "next" => conf.learners_next = numbers(value),
-            "autoleave" => conf.auto_leave = Some(true),
+            "autoleave" => conf.auto_leave = Some(value != "no"),
             "log" => terms = numbers(value),
             "start" => {
                 let (term, index) = place(value);
