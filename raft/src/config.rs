@@ -134,9 +134,11 @@ pub struct Initial {
     pub entries: Vec<Entry>,
     /// What the state machine holds.
     pub applied: u64,
-    /// Part of what this node had acknowledged is gone from its log: until the log is durable again up to this index,
-    /// written by a leader of a later term, it does not vote, campaign or acknowledge (except as a learner).
-    pub lost_until: Option<u64>,
+    /// Part of what this node had acknowledged is gone from its log, at most up to this term and index: until a leader
+    /// of a later term has made the log durable up to there again, it does not vote, campaign or acknowledge (except as
+    /// a learner). A leader sends no more than one message to a voter that does not answer, so for more than that the
+    /// member has to be made a learner meanwhile.
+    pub lost_until: Option<(u64, u64)>,
 }
 
 /// A node can not start, or an input of the embedding is impossible.

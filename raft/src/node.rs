@@ -237,7 +237,7 @@ impl Node {
             pending_conf_index: 0,
             passive: false,
             failover: Failover::default(),
-            lost: initial.lost_until.map(|index| (term, index)),
+            lost: initial.lost_until,
             messages: Vec::new(),
             gated: VecDeque::new(),
             self_vote: None,

@@ -3,15 +3,16 @@
 //! ```text
 //! cluster N [option ...]    forget everything; nodes 1..N, all voters unless options say otherwise
 //! node I [option ...]       (re)place one node; options as above, on top of the cluster's
-//!     prevote checkquorum lease stepdown novalidate noforward durableonly   switches
+//!     prevote checkquorum lease stepdown novalidate noforward durableonly manual   switches
 //!     election=E inflight=M bytes=B message=B uncommitted=B ring=B applying=B   limits
 //!     voters=1,2 learners=3 outgoing=1,2 next=3 autoleave   configuration
-//!     log=1,1,2 start=T/I term=T vote=V commit=C applied=A  durable state
+//!     log=1,1,2 start=T/I term=T vote=V commit=C applied=A lost=T/I  durable state
 //! campaign I, tick I [count], timeout I T, forget I, passive I, transfer I TO
 //! propose I DATA [count], change I auto|explicit|implicit|v1|leave [add|learner|remove|update J ...]
 //! read I CONTEXT, unreachable I J, snapshot I J ok|failed, refused I LEADER TERM, due I
 //! send I>J KIND [term=] [prev=T/I] [entries=T/I,..] [commit=] [index=] [reject] [hint=T/I] [transfer] [voters=..]
 //! deliver [I>J | I>] [count], drop [I>J | I>], isolate I, heal, settle [quiet], again (repeat of the last delivery)
+//! hold [I>J | I>], release  messages that are late
 //! manual I: take I, write I, apply I [count]; otherwise each command runs all of it at once
 //! compact I INDEX, crash I (and restart)
 //! status [I ...], progress I, log [I ...], conf I
@@ -37,6 +38,7 @@ const SETTLE_ROUNDS_MAX: usize = 300;
 pub struct World {
     hosts: BTreeMap<u64, Host>,
     network: Vec<Message>,
+    held: Vec<Message>,
     isolated: Vec<u64>,
     shown: BTreeMap<u64, String>,
     options: Vec<String>,
@@ -105,6 +107,18 @@ impl World {
             "drop" => {
                 let link = words.get(1).copied();
                 self.network.retain(|m| !on_link(m, link));
+            }
+            "hold" => {
+                let link = words.get(1).copied();
+                let (held, rest) = std::mem::take(&mut self.network)
+                    .into_iter()
+                    .partition(|m| on_link(m, link));
+                self.network = rest;
+                self.held = held;
+            }
+            "release" => {
+                let mut held = std::mem::take(&mut self.held);
+                self.network.append(&mut held);
             }
             "again" => {
                 let m = self.last.clone().expect("something was delivered");
@@ -204,6 +218,7 @@ impl World {
         // So that nobody's timer fires unless the script says so.
         let timeout = host.config.election_ticks;
         host.node.set_election_timeout(timeout);
+        host.manual = all.contains(&"manual");
         self.hosts.insert(id, host);
         self.shown.insert(id, self.state(id));
     }
@@ -495,6 +510,7 @@ fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
             "lease" => config.read_only = ReadOnly::Lease,
             "stepdown" => config.step_down_on_removal = true,
             "novalidate" => config.validate_conf_changes = false,
+            "manual" => {}
             "noforward" => config.forward_proposals = false,
             "durableonly" => config.apply_undurable = false,
             "election" => config.election_ticks = number(value) as u32,
@@ -517,6 +533,10 @@ fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
             "term" => hard.term = Some(number(value)),
             "vote" => hard.vote = Some(number(value)),
             "commit" => hard.commit = Some(number(value)),
+            "lost" => {
+                let (term, index) = place(value);
+                initial.lost_until = term.zip(index);
+            }
             "applied" => initial.applied = number(value),
             other => panic!("unknown option {other}"),
         }
