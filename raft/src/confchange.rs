@@ -307,3 +307,6 @@ impl Configuration {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -32,7 +32,9 @@ pub struct Config {
     /// A leader that hears from no quorum for an election timeout steps down, and votes are refused while a leader is
     /// heard from.
     pub check_quorum: bool,
-    /// A leader that is removed or demoted becomes follower when the change is applied.
+    /// A leader that is removed or demoted becomes follower when the change is applied. Its followers may not know yet
+    /// that the change is committed, and where the old majority needs the leader (two voters) a longer log of its
+    /// keeps them from being elected. Off, it goes on heartbeating until the embedding stops it.
     pub step_down_on_removal: bool,
     /// Followers pass proposals on to the leader.
     pub forward_proposals: bool,
@@ -132,9 +134,11 @@ pub struct Initial {
     pub entries: Vec<Entry>,
     /// What the state machine holds.
     pub applied: u64,
-    /// Part of what this node had acknowledged is gone from its log: until the log is durable again up to this index,
-    /// written by a leader of a later term, it does not vote, campaign or acknowledge (except as a learner).
-    pub lost_until: Option<u64>,
+    /// Part of what this node had acknowledged is gone from its log, at most up to this term and index: until a leader
+    /// of a later term has made the log durable up to there again, it does not vote, campaign or acknowledge (except as
+    /// a learner). A leader sends no more than one message to a voter that does not answer, so for more than that the
+    /// member has to be made a learner meanwhile.
+    pub lost_until: Option<(u64, u64)>,
 }
 
 /// A node can not start, or an input of the embedding is impossible.

@@ -289,10 +289,15 @@ impl Node {
             m.term = Some(self.term);
         }
         let seq = self.gate();
-        if seq <= self.persisted_seq {
+        let vote = m.r#type() == MessageType::MsgVoteResp;
+        let early = vote && self.planted(crate::planted::Fault::VoteUndurable);
+        if seq <= self.persisted_seq || early {
             self.messages.push(m);
         } else {
             self.gated.push_back(Gated { seq, message: m });
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,8 +69,7 @@ impl Node {
 
     /// Tells the leader, once it is durable, that the log agrees with its own up to `index`.
     fn acknowledge(&mut self, leader: u64, index: u64) {
-        let learner = self.tracker.config.learners.contains(self.id);
-        if self.lost.is_some() && !learner {
+        if !self.counts() {
             return;
         }
         let mut answer = message(MessageType::MsgAppResp, self.id, leader);
@@ -80,6 +79,11 @@ impl Node {
             return;
         }
         self.send_when_durable(answer);
+    }
+
+    /// Whether what this node says may be taken for the word of a voter, or is not counted anyhow.
+    fn counts(&self) -> bool {
+        self.lost.is_none() || self.tracker.config.learners.contains(self.id)
     }
 
     /// Names the best place to go on: the last entry here that can be in a log which ends with the leader's term there.
@@ -103,8 +107,9 @@ impl Node {
         }
         self.log.commit_to(m.commit());
         let mut answer = message(MessageType::MsgHeartbeatResp, self.id, m.from());
-        // Byte for byte: members of other versions put other things there.
-        answer.context = m.context.clone();
+        // Byte for byte: members of other versions put other things there. It confirms that no later leader is known,
+        // which a node that lost part of its log can not tell.
+        answer.context = m.context.clone().filter(|_| self.counts());
         self.send(answer);
         Ok(())
     }

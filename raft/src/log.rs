@@ -256,7 +256,10 @@ impl Log {
 
     /// Drops the entries from `first` on, none of which is committed.
     fn truncate(&mut self, first: u64) {
-        debug_assert!(first > self.commit);
+        assert!(
+            first > self.commit,
+            "committed entry {first} would be replaced"
+        );
         if first < self.ring_first {
             // Everything in memory goes; what stays is on disk.
             self.ring.clear();
@@ -291,7 +294,11 @@ impl Log {
 
     /// Raises the commit index; false if it was there already.
     pub(crate) fn commit_to(&mut self, index: u64) -> bool {
-        debug_assert!(index <= self.last());
+        // Never wrong data: what was committed and is not there was lost.
+        assert!(
+            index <= self.last(),
+            "committed entry {index} is not in the log"
+        );
         if index <= self.commit {
             return false;
         }
@@ -443,3 +450,6 @@ impl Log {
         self.durable = self.durable.max(index);
     }
 }
+
+#[cfg(test)]
+mod tests;

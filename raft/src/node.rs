@@ -237,7 +237,7 @@ impl Node {
             pending_conf_index: 0,
             passive: false,
             failover: Failover::default(),
-            lost: initial.lost_until.map(|index| (term, index)),
+            lost: initial.lost_until,
             messages: Vec::new(),
             gated: VecDeque::new(),
             self_vote: None,
@@ -511,6 +511,11 @@ impl Node {
     /// Number of configuration changes in the log that are not applied.
     pub fn unapplied_conf_changes(&self) -> usize {
         self.log.unapplied_conf_changes()
+    }
+
+    /// Whether one of them is committed.
+    pub fn has_unapplied_conf_change(&self) -> bool {
+        self.log.has_unapplied_conf_change()
     }
 
     /// Target of a leadership transfer under way, 0 if none.

@@ -369,3 +369,6 @@ impl Node {
         self.send(heartbeat);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -310,3 +310,6 @@ impl Tracker {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,8 +7,8 @@ use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use raft::fuzzing::{Chance, Cluster, Options, Report};
 
 /// Seeds per cluster size in an ordinary test run.
-const SEEDS: u64 = 150;
-const STEPS: usize = 4000;
+const SEEDS: u64 = 100;
+const STEPS: usize = 12_000;
 
 fn run(seed: u64, voters: u64) -> Report {
     let mut chance = Chance::from_seed(seed);
@@ -35,6 +35,7 @@ fn run_all(voters: u64) {
                 sum.crashes += report.crashes;
                 sum.conf_changes += report.conf_changes;
                 sum.checks += report.checks;
+                sum.stuck += report.stuck;
             }
             Err(panic) => {
                 eprintln!("failed: RAFT_SEED={seed}, {voters} voters");
@@ -42,6 +43,10 @@ fn run_all(voters: u64) {
             }
         }
     }
+    assert!(
+        sum.stuck * 100 <= count,
+        "too many clusters ended without a leader: {sum:?}"
+    );
     println!("{voters} voters: {sum:?}");
     if !single {
         // A test that has seen nothing of this has shown nothing.

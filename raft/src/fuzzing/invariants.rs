@@ -116,6 +116,12 @@ impl History {
         let status = node.status();
         let ordered = status.applied <= status.commit && status.commit <= status.last;
         assert!(ordered, "I14: {status:?}");
+        let campaigns = matches!(status.role, Role::PreCandidate | Role::Candidate);
+        let unsure = node.has_unapplied_conf_change();
+        assert!(
+            !campaigns || !unsure,
+            "I9: n{id} campaigns with an old configuration"
+        );
         let before = self.seen.get(&id).cloned();
         if let Some(before) = &before {
             check_monotonic(&before.status, &status);
@@ -211,10 +217,9 @@ fn check_promise(member: &Member, m: &Message) {
             );
         }
         MessageType::MsgAppResp if !m.reject() && m.index() > 0 => {
-            let own = member
-                .node
-                .as_ref()
-                .and_then(|node| node.entry_term(m.index()));
+            // An answer that was free to go before a later leader replaced the entry in memory was right, too.
+            let node = member.node.as_ref().filter(|node| node.term() == m.term());
+            let own = node.and_then(|node| node.entry_term(m.index()));
             let stored = m.index() <= disk.start.0
                 || (m.index() <= disk.last() && own.is_none_or(|term| disk.holds(m.index(), term)));
             assert!(

@@ -45,8 +45,9 @@ pub fn raft_step(data: &[u8]) {
                 node.forget_leader();
             }
             _ => {
-                let length = (action as usize).min(input.len());
-                let bytes = input.split_to(length);
+                let length = input.first().map_or(0, |length| usize::from(*length));
+                let _ = input.split_to(1.min(input.len()));
+                let bytes = input.split_to(length.min(input.len()));
                 if let Ok(mut m) = Message::decode(bytes) {
                     m.to = Some(1);
                     if node.step(m).is_err_and(|error| error.is_fatal()) {
