@@ -6,6 +6,8 @@
 
 pub mod connection;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod grpc;
 pub mod hpack;
 pub mod limits;

@@ -6,6 +6,14 @@ use super::*;
 use crate::limits;
 
 type Pairs = Vec<(String, String)>;
+/// Name, table size, header lists, their blocks, whether these are Huffman coded.
+type Sequence = (
+    &'static str,
+    usize,
+    [&'static [(&'static str, &'static str)]; 3],
+    [&'static str; 3],
+    bool,
+);
 
 fn hex(text: &str) -> Vec<u8> {
     let digits: Vec<u8> = text
@@ -140,7 +148,7 @@ fn rfc_appendix_c2_representations() {
 
 #[test]
 fn rfc_appendix_c3_to_c6_sequences() {
-    let sequences: [(&str, usize, [&[(&str, &str)]; 3], [&str; 3], bool); 4] = [
+    let sequences: [Sequence; 4] = [
         (
             "C.3",
             4_096,
@@ -500,7 +508,7 @@ proptest! {
                 }
                 None => {}
             }
-            encoder.encode_prepared(&mut prepared, FIELDS, &mut block);
+            encoder.encode_prepared(&mut prepared, FIELDS.iter().map(|(n, v)| Field::new(n, v)), &mut block);
             let list = decode(&mut decoder, &block).unwrap();
             prop_assert_eq!(list.iter().map(|f| (f.name, f.value)).collect::<Vec<_>>(), FIELDS.to_vec());
         }
