@@ -7,6 +7,8 @@
 pub mod connection;
 pub mod driver;
 pub mod frame;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod grpc;
 pub mod hpack;
 pub mod limits;

@@ -100,3 +100,62 @@ impl ReceiveWindow {
         self.returned
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// F2: what is open, in our hands and not yet announced always adds up to the window.
+        #[test]
+        fn receive_window_is_conserved(
+            target in 1u32..1_000_000,
+            steps in proptest::collection::vec((any::<bool>(), 0u32..50_000, any::<bool>()), 0..200),
+        ) {
+            let mut window = ReceiveWindow::new(target);
+            let mut held = 0;
+            // What the peer believes that it may send.
+            let mut peer = target;
+            for (receive, bytes, announce) in steps {
+                if receive {
+                    match window.receive(bytes) {
+                        Ok(()) => {
+                            prop_assert!(bytes <= peer);
+                            peer -= bytes;
+                            held += bytes;
+                        }
+                        Err(Exceeded) => prop_assert!(bytes > peer),
+                    }
+                } else {
+                    let bytes = bytes.min(held);
+                    held -= bytes;
+                    window.consume(bytes);
+                    if announce {
+                        peer += window.reopen().unwrap_or(0);
+                    }
+                }
+                prop_assert_eq!(window.open(), peer);
+                prop_assert_eq!(window.open() + window.returned() + held, target);
+            }
+        }
+
+        #[test]
+        fn send_window_never_passes_its_limit(steps in proptest::collection::vec(-(1i64 << 31)..(1 << 31), 0..50)) {
+            let mut window = SendWindow::new(65_535);
+            let mut model = 65_535i64;
+            for step in steps {
+                match window.shift(step) {
+                    Ok(()) => model += step,
+                    Err(Overflow) => prop_assert!(model + step > limits::WINDOW_BYTES_LIMIT),
+                }
+                prop_assert_eq!(window.raw(), model);
+                let part = window.available() / 2;
+                window.take(part);
+                model -= part as i64;
+                prop_assert!(model <= limits::WINDOW_BYTES_LIMIT);
+            }
+        }
+    }
+}

@@ -38,6 +38,7 @@ pub use head::{Head, Malformed, RequestHead, ResponseHead};
 pub use input::Input;
 pub use keepalive::Keepalive;
 pub use output::Output;
+pub use send::Opening;
 pub use streams::{End, Key, Stream};
 pub use timers::Expiry;
 
@@ -77,6 +78,8 @@ pub enum Incoming<'a, S, H> {
     },
     /// The body has ended with these.
     Trailers { key: Key, head: H },
+    /// The peer takes no more streams (client): those above `last` it has not looked at.
+    GoAway { last: StreamId, reason: Reason },
     /// The stream was reset by the peer or because of what the peer sent. It is gone.
     Closed {
         id: StreamId,
@@ -127,6 +130,8 @@ enum Phase {
         last: StreamId,
         give_up_ns: u64,
     },
+    /// The peer has sent GOAWAY (client): open streams may finish.
+    Leaving,
     Closed,
 }
 
@@ -292,7 +297,7 @@ impl<S, R: ReadHead> Connection<S, R> {
     pub fn should_close(&self) -> bool {
         match self.phase {
             Phase::Closed => true,
-            Phase::Draining { .. } => self.streams.is_empty(),
+            Phase::Draining { .. } | Phase::Leaving => self.streams.is_empty(),
             _ => false,
         }
     }
@@ -365,6 +370,15 @@ impl<S, R: ReadHead> Connection<S, R> {
             }
             .encode(self.output.buffer());
             self.phase = Phase::Draining { last, give_up_ns };
+        }
+    }
+
+    /// The peer's END_STREAM is dealt with (client): forgets the stream, and tells the peer if our side was still open.
+    pub fn forget(&mut self, key: Key) -> S {
+        if self.streams.get(key).is_local_closed() {
+            self.remove(key).state
+        } else {
+            self.reset(key, Reason::CANCEL)
         }
     }
 

@@ -47,7 +47,7 @@ impl<S: Default, R: ReadHead> Connection<S, R> {
             kind::PING => self.ping(&header, payload).map(|()| Incoming::Nothing),
             kind::PRIORITY => self.priority(&header, payload).map(|()| Incoming::Nothing),
             kind::PUSH_PROMISE => match PushPromise::parse(&header, payload)? {},
-            kind::GOAWAY => GoAway::parse(&header, payload).map(|_| Incoming::Nothing),
+            kind::GOAWAY => self.go_away(&header, payload),
             _ => Ok(Incoming::Nothing),
         }
     }
@@ -498,6 +498,19 @@ impl<S: Default, R: ReadHead> Connection<S, R> {
             self.pings.receive(!self.streams.is_empty(), self.now_ns)?;
         }
         Ok(())
+    }
+
+    /// A client's GOAWAY changes nothing for a server: it closes when it is done.
+    fn go_away<'a>(&mut self, header: &Header, payload: &'a [u8]) -> Received<'a, S, R> {
+        let frame = GoAway::parse(header, payload)?;
+        if self.role == Role::Server {
+            return Ok(Incoming::Nothing);
+        }
+        self.phase = Phase::Leaving;
+        Ok(Incoming::GoAway {
+            last: frame.last,
+            reason: frame.reason,
+        })
     }
 
     fn priority(&mut self, header: &Header, payload: &[u8]) -> Result<(), Error> {

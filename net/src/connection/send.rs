@@ -3,17 +3,37 @@
 use bytes::Bytes;
 
 use super::streams::SendQueue;
-use super::{Connection, End, Key, ReadHead, Role, Stream};
+use super::{Connection, End, Key, KnownFields, ReadHead, Role, Stream};
 use crate::frame::{continuation::Continuation, data::Data, headers::Headers, reset::Reset};
 use crate::frame::{Header, Reason, StreamId, HEADER_BYTES};
-use crate::hpack::{FieldList, ENTRY_OVERHEAD_BYTES};
+use crate::hpack::{Field, FieldList, Prepared, ENTRY_OVERHEAD_BYTES};
 use crate::limits;
 
 /// What a header block is made of.
-#[derive(Clone, Copy)]
 enum Block<'a> {
     Known(usize),
     Fields(&'a FieldList),
+    Opening(&'a mut Opening, Option<Field<'a>>),
+}
+
+/// The head of a request that a client sends again and again; its block is kept.
+#[derive(Debug, Default)]
+pub struct Opening {
+    fields: FieldList,
+    prepared: Prepared,
+}
+
+impl Opening {
+    pub fn new(fields: FieldList) -> Opening {
+        Opening {
+            fields,
+            prepared: Prepared::default(),
+        }
+    }
+}
+
+fn known_fields(fields: KnownFields) -> impl Iterator<Item = Field<'static>> {
+    fields.iter().map(|(name, value)| Field::new(name, value))
 }
 
 /// The peer's MAX_HEADER_LIST_SIZE does not admit the block.
@@ -50,7 +70,8 @@ impl<S, R: ReadHead> Connection<S, R> {
         let at = out.len();
         Headers::header(id, 0, false, true).encode(out);
         let (fields, prepared) = &mut self.known[head];
-        self.encoder.encode_prepared(prepared, fields, out);
+        self.encoder
+            .encode_prepared(prepared, known_fields(fields), out);
         Header::patch_length(out, at);
         Data::header(id, length, false).encode(out);
         out.extend_from_slice(parts[0]);
@@ -58,7 +79,8 @@ impl<S, R: ReadHead> Connection<S, R> {
         let at = out.len();
         Headers::header(id, 0, true, true).encode(out);
         let (fields, prepared) = &mut self.known[trailers];
-        self.encoder.encode_prepared(prepared, fields, out);
+        self.encoder
+            .encode_prepared(prepared, known_fields(fields), out);
         Header::patch_length(out, at);
         self.local_end(key);
     }
@@ -153,8 +175,14 @@ impl<S, R: ReadHead> Connection<S, R> {
         self.local_end(key);
     }
 
-    /// Opens a stream (client) with the head of its request.
-    pub fn open(&mut self, state: S, fields: &FieldList) -> Option<Key> {
+    /// Opens a stream (client) with the head of its request and perhaps a field that changes from call to call; `None`
+    /// when the peer takes no stream now.
+    pub fn open(
+        &mut self,
+        state: S,
+        opening: &mut Opening,
+        extra: Option<Field<'_>>,
+    ) -> Option<Key> {
         debug_assert_eq!(self.role, Role::Client);
         let next = if self.largest.is_connection() {
             1
@@ -173,7 +201,8 @@ impl<S, R: ReadHead> Connection<S, R> {
             limits::STREAM_WINDOW_BYTES,
         );
         let key = self.streams.insert(stream);
-        self.send_head(key, Block::Fields(fields)).then_some(key)
+        self.send_head(key, Block::Opening(opening, extra))
+            .then_some(key)
     }
 
     #[inline]
@@ -328,7 +357,7 @@ impl<S, R: ReadHead> Connection<S, R> {
         block: Block<'_>,
         end_stream: bool,
     ) -> Result<(), TooLarge> {
-        if self.block_list_bytes(block) > self.peer.header_list_bytes_max as usize {
+        if self.block_list_bytes(&block) > self.peer.header_list_bytes_max as usize {
             return Err(TooLarge);
         }
         self.pings.excuse();
@@ -338,9 +367,15 @@ impl<S, R: ReadHead> Connection<S, R> {
         match block {
             Block::Known(known) => {
                 let (fields, prepared) = &mut self.known[known];
-                self.encoder.encode_prepared(prepared, fields, out);
+                self.encoder
+                    .encode_prepared(prepared, known_fields(fields), out);
             }
             Block::Fields(fields) => self.encoder.encode(fields.iter(), out),
+            Block::Opening(opening, extra) => {
+                let Opening { fields, prepared } = opening;
+                self.encoder.encode_prepared(prepared, fields.iter(), out);
+                self.encoder.encode(extra, out);
+            }
         }
         if out.len() - at - HEADER_BYTES > limits::FRAME_SENT_BYTES_MAX as usize {
             self.split_block(id, at, end_stream);
@@ -350,14 +385,17 @@ impl<S, R: ReadHead> Connection<S, R> {
         Ok(())
     }
 
-    fn block_list_bytes(&self, block: Block<'_>) -> usize {
+    fn block_list_bytes(&self, block: &Block<'_>) -> usize {
         match block {
-            Block::Known(known) => self.known[known]
+            Block::Known(known) => self.known[*known]
                 .0
                 .iter()
                 .map(|(name, value)| name.len() + value.len() + ENTRY_OVERHEAD_BYTES)
                 .sum(),
             Block::Fields(fields) => fields.size_bytes(),
+            Block::Opening(opening, extra) => {
+                opening.fields.size_bytes() + extra.as_ref().map_or(0, Field::size_bytes)
+            }
         }
     }
 

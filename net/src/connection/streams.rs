@@ -69,6 +69,11 @@ impl<S> Stream<S> {
         self.remote_closed
     }
 
+    /// Our last frame has been written.
+    pub fn is_local_closed(&self) -> bool {
+        self.ending && self.queue.is_none()
+    }
+
     pub fn backlog_bytes(&self) -> usize {
         self.queue.as_ref().map_or(0, |queue| queue.bytes)
     }
@@ -218,5 +223,49 @@ impl<S> Streams<S> {
 
     pub fn iter(&self) -> impl Iterator<Item = &Stream<S>> {
         self.keys().map(|key| self.get(key))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Against a map: ids that grow with gaps, removed in any order.
+        #[test]
+        fn table_is_a_map(steps in proptest::collection::vec((0u32..4, any::<u16>()), 0..600)) {
+            let mut table = Streams::new();
+            let mut model = BTreeMap::new();
+            let mut next = 1u32;
+            for (step, pick) in steps {
+                if step < 2 || model.is_empty() {
+                    next += 2 * if pick % 11 == 0 { 1 + u32::from(pick) } else { 1 };
+                    let key = table.insert(Stream::new(StreamId::new(next), next, 1, 1));
+                    model.insert(next, key);
+                } else {
+                    let at = usize::from(pick) % model.len();
+                    let (&id, &key) = model.iter().nth(at).unwrap();
+                    prop_assert_eq!(table.remove(key).state, id);
+                    model.remove(&id);
+                    prop_assert_eq!(table.find(StreamId::new(id)), None);
+                }
+                prop_assert_eq!(table.len(), model.len());
+                let first = model.keys().next().copied().unwrap_or(0);
+                prop_assert_eq!(table.find(StreamId::new(first)), model.get(&first).copied());
+                prop_assert!(table.find(StreamId::new(next + 2)).is_none());
+            }
+            for (&id, &key) in &model {
+                prop_assert_eq!(table.find(StreamId::new(id)), Some(key));
+                prop_assert_eq!(table.get(key).state, id);
+                prop_assert!(table.find(StreamId::new(id + 1)).is_none());
+            }
+            let ids: Vec<u32> = table.iter().map(|stream| stream.id.get()).collect();
+            prop_assert!(ids.iter().copied().eq(model.keys().copied()));
+            prop_assert!(table.index.len() <= INDEX_COMPACT_MIN + 2 * model.len());
+        }
     }
 }

@@ -35,7 +35,7 @@ impl<S, R: ReadHead> Connection<S, R> {
             Phase::Opening { until_ns } => until_ns,
             Phase::Announced { until_ns, .. } => until_ns,
             Phase::Draining { give_up_ns, .. } => give_up_ns,
-            Phase::Open | Phase::Closed => u64::MAX,
+            Phase::Open | Phase::Leaving | Phase::Closed => u64::MAX,
         });
         if let Some(block) = &self.block {
             due = due.min(block.until_ns);

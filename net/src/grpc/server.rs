@@ -187,6 +187,7 @@ impl Server {
             let incoming = self.connection.receive(header, payload)?;
             match incoming {
                 Incoming::Nothing
+                | Incoming::GoAway { .. }
                 | Incoming::Trailers {
                     head: CallHead::Refused(_),
                     ..

@@ -92,7 +92,6 @@ pub(super) fn percent_encode(message: &str) -> Vec<u8> {
 }
 
 /// The reverse, lenient: what is no valid escape stays as it is.
-#[cfg(test)]
 pub(super) fn percent_decode(value: &[u8]) -> String {
     let digit = |byte: Option<&u8>| byte.and_then(|&b| char::from(b).to_digit(16));
     let mut out = Vec::with_capacity(value.len());

@@ -48,10 +48,10 @@ impl Encoder {
 
     /// Appends the block of `fields`, which must be the same at every call with this `prepared`.
     #[inline]
-    pub fn encode_prepared(
+    pub fn encode_prepared<'a>(
         &mut self,
         prepared: &mut Prepared,
-        fields: &[(&[u8], &[u8])],
+        fields: impl IntoIterator<Item = Field<'a>>,
         out: &mut Vec<u8>,
     ) {
         if prepared.bytes.is_empty()
@@ -64,18 +64,23 @@ impl Encoder {
     }
 
     #[cold]
-    fn prepare(&mut self, prepared: &mut Prepared, fields: &[(&[u8], &[u8])], out: &mut Vec<u8>) {
+    fn prepare<'a>(
+        &mut self,
+        prepared: &mut Prepared,
+        fields: impl IntoIterator<Item = Field<'a>>,
+        out: &mut Vec<u8>,
+    ) {
         self.announce_limits(out);
         let before = self.table.generation();
         prepared.bytes.clear();
-        for (name, value) in fields {
-            self.field(Field::new(name, value), &mut prepared.bytes);
+        for field in fields {
+            self.field(field, &mut prepared.bytes);
         }
         out.extend_from_slice(&prepared.bytes);
         if self.table.generation() == before {
             prepared.generation = before;
         } else {
-            // This time the fields were inserted; from the next time on they are references.
+            // This time fields were inserted; from the next time on they are references.
             prepared.bytes.clear();
         }
     }

@@ -51,7 +51,8 @@ fn b1_rapid_reset() {
 #[test]
 fn b2_made_you_reset() {
     // Six ways to have the server reset a stream whose request is being handled.
-    let variants: [(&str, fn(&mut Peer)); 6] = [
+    type Attack = (&'static str, fn(&mut Peer));
+    let variants: [Attack; 6] = [
         ("WINDOW_UPDATE of 0", |peer| peer.widen(1, 0)),
         ("window overflow", |peer| peer.widen(1, (1 << 31) - 1)),
         ("PRIORITY of 4 bytes", |peer| {
