@@ -235,7 +235,11 @@ impl Wal {
         let limit = self.config.batch_bytes_max;
         let fits = |batch: &Batch| {
             // A record beyond the limit has a batch of its own.
-            let limit = if batch.is_empty() { batch.capacity() } else { limit.min(batch.capacity()) };
+            let limit = if batch.is_empty() {
+                batch.capacity()
+            } else {
+                limit.min(batch.capacity())
+            };
             !batch.seal && batch.bytes() + bytes <= limit
         };
         if !self.queue.back().is_some_and(fits) {

@@ -21,17 +21,30 @@ pub struct ImageDir<'a> {
 
 impl<'a> ImageDir<'a> {
     pub fn new(image: &'a Image) -> ImageDir<'a> {
-        ImageDir { image, flushed: Mutex::default() }
+        ImageDir {
+            image,
+            flushed: Mutex::default(),
+        }
     }
 }
 
 impl LogDir for ImageDir<'_> {
     fn segments(&self) -> io::Result<Vec<SegmentFile>> {
-        Ok(self.image.iter().map(|(id, file)| SegmentFile { id: *id, bytes: file.len() as u64 }).collect())
+        Ok(self
+            .image
+            .iter()
+            .map(|(id, file)| SegmentFile {
+                id: *id,
+                bytes: file.len() as u64,
+            })
+            .collect())
     }
 
     fn read_at(&self, segment: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        assert!(self.flushed.lock().unwrap().contains(&segment), "read before it was flushed: {segment}");
+        assert!(
+            self.flushed.lock().unwrap().contains(&segment),
+            "read before it was flushed: {segment}"
+        );
         let file = self.image.get(&segment).ok_or(io::ErrorKind::NotFound)?;
         let rest = file.get(offset as usize..).unwrap_or(&[]);
         let len = rest.len().min(buf.len());
@@ -70,12 +83,19 @@ pub struct Disk {
 
 impl Disk {
     pub fn new(files: Image) -> Disk {
-        Disk { files, ..Disk::default() }
+        Disk {
+            files,
+            ..Disk::default()
+        }
     }
 
     /// Makes a write durable.
     pub fn complete(&mut self, tag: u64) -> Write {
-        let at = self.flying.iter().position(|write| write.tag == tag).expect("a write under way");
+        let at = self
+            .flying
+            .iter()
+            .position(|write| write.tag == tag)
+            .expect("a write under way");
         let write = self.flying.remove(at);
         if !self.files.contains_key(&write.segment) {
             // Only with a mistake planted: the file is there for the process, but not yet durable.
@@ -88,7 +108,9 @@ impl Disk {
     /// Carries the file operation out and returns its tag.
     pub fn complete_op(&mut self) -> u64 {
         let op = self.op.take().expect("a file operation under way");
-        self.files = op_stages(&self.files, &op).pop().expect("at least one stage");
+        self.files = op_stages(&self.files, &op)
+            .pop()
+            .expect("at least one stage");
         op.tag
     }
 
@@ -102,12 +124,17 @@ impl Disk {
     }
 
     pub fn random_fates(&self, rng: &mut Rng) -> Vec<Fate> {
-        self.flying.iter().map(|write| random_fate(rng, write.buf.len() / SECTOR)).collect()
+        self.flying
+            .iter()
+            .map(|write| random_fate(rng, write.buf.len() / SECTOR))
+            .collect()
     }
 
     /// The states in which a crash may leave the directory while the operation runs.
     pub fn op_images(&self, image: &Image) -> Vec<Image> {
-        self.op.as_ref().map_or_else(Vec::new, |op| op_stages(image, op))
+        self.op
+            .as_ref()
+            .map_or_else(Vec::new, |op| op_stages(image, op))
     }
 }
 
@@ -116,15 +143,20 @@ fn random_fate(rng: &mut Rng, sectors: usize) -> Fate {
         0 => Fate::Absent,
         1 => Fate::Complete,
         2 => Fate::Torn(rng.below(sectors as u64 + 1) as usize),
-        _ => Fate::Subset(rng.next()),
+        _ => Fate::Subset(rng.draw()),
     }
 }
 
 fn put(image: &mut Image, write: &Write, len: usize) {
-    let Some(file) = image.get_mut(&write.segment) else { return };
+    let Some(file) = image.get_mut(&write.segment) else {
+        return;
+    };
     let file = Arc::make_mut(file);
     let from = write.offset as usize;
-    assert!(from % BLOCK_BYTES == 0 && from >= BLOCK_BYTES, "writes are aligned and spare the header");
+    assert!(
+        from % BLOCK_BYTES == 0 && from >= BLOCK_BYTES,
+        "writes are aligned and spare the header"
+    );
     file[from..from + len].copy_from_slice(&write.buf.as_slice()[..len]);
 }
 
@@ -135,7 +167,9 @@ fn apply(image: &mut Image, write: &Write, fate: Fate) {
         Fate::Torn(sectors) => put(image, write, sectors * SECTOR),
         Fate::Subset(seed) => {
             let mut rng = Rng::new(seed);
-            let Some(file) = image.get_mut(&write.segment) else { return };
+            let Some(file) = image.get_mut(&write.segment) else {
+                return;
+            };
             let file = Arc::make_mut(file);
             for (i, sector) in write.buf.as_slice().chunks(SECTOR).enumerate() {
                 if rng.one_in(2) {
@@ -152,7 +186,13 @@ fn op_stages(files: &Image, op: &FileOp) -> Vec<Image> {
     let mut stages = vec![files.clone()];
     let mut after = files.clone();
     match &op.kind {
-        FileOpKind::Prepare { segment, recycle, bytes, header, .. } => {
+        FileOpKind::Prepare {
+            segment,
+            recycle,
+            bytes,
+            header,
+            ..
+        } => {
             let old = recycle.map(|old| after.remove(&old).expect("a file to recycle"));
             if recycle.is_some() {
                 // Renamed aside: the temporary name is not the log's.
