@@ -8,6 +8,7 @@ use super::recover_error::{At, RecoverError};
 use super::scan::Reader;
 use super::survey::{self, Found};
 use super::walk::{read_failed, End};
+use super::SegmentId;
 
 /// Smallest unit that a device writes whole, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -24,6 +25,10 @@ pub(super) struct Evidence {
     leftovers: bool,
     /// The block at the end looks like a batch of this life of the segment.
     resembles: bool,
+    /// The same of the first block of the next segment.
+    next_resembles: bool,
+    /// Where the first batch behind the end lies, and its number.
+    first: Option<(SegmentId, u32, u64)>,
     /// The first segment that holds batches behind one that cannot be used, or that itself cannot be.
     beyond_unusable: bool,
 }
@@ -49,7 +54,7 @@ pub(super) fn gather(
             let bytes = reader
                 .block(found.id, block)
                 .map_err(|failed| read_failed(dir, failed))?;
-            if found.id == end.segment {
+            if found.id == end.segment || found.id == end.segment.next() {
                 evidence.look(found, bytes, block, end);
             }
             let Some((header, _)) = BatchHeader::parse(bytes) else {
@@ -63,6 +68,9 @@ pub(super) fn gather(
                 evidence.beyond_unusable = true;
                 continue;
             }
+            evidence
+                .first
+                .get_or_insert((found.id, block, header.sequence));
             let at = At {
                 file: dir.name(found.id),
                 segment: found.id,
@@ -87,17 +95,43 @@ impl Evidence {
         self.follower |= behind && end.incarnation == Some(header.incarnation);
     }
 
+    /// Looks at a block for remains of a write. Nothing but the wording of the report depends on it.
     fn look(&mut self, found: &Found, bytes: &[u8], block: u32, end: End) {
         let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
-        if block == end.block {
-            let batch = end.batch.unwrap_or(1);
-            let resembles = |nonce| BatchHeader::resembles(bytes, nonce, found.id, batch);
-            let parsed = BatchHeader::parse(bytes).is_some();
-            self.resembles = !parsed && found.view().is_some_and(|view| resembles(view.nonce));
-            self.resembles |= zero(&bytes[..SECTOR_BYTES]) && !zero(bytes);
+        let parsed = BatchHeader::parse(bytes).is_some();
+        let nonce = found.view().map(|view| view.nonce);
+        let batch = end.batch.unwrap_or(1);
+        let resembles = || {
+            let header =
+                nonce.is_some_and(|nonce| BatchHeader::resembles(bytes, nonce, found.id, batch));
+            !parsed && (header || (zero(&bytes[..SECTOR_BYTES]) && !zero(bytes)))
+        };
+        if (found.id, block) == (end.segment, end.block) {
+            self.resembles = resembles();
+        } else if (found.id, block) == (end.segment.next(), 1) {
+            self.next_resembles = resembles();
         }
-        if !found.recycled() && !self.leftovers && BatchHeader::parse(bytes).is_none() {
+        if !found.recycled() && !self.leftovers && !parsed {
             self.leftovers = !zero(bytes);
+        }
+    }
+
+    /// Where the batch that is missing at the end must have lain: there, or at the start of the next segment, if there was
+    /// no room or the batches found leave the room there.
+    pub fn place_of_missing(&self, segments: &[Found], end: End) -> (SegmentId, u32) {
+        let next = (end.segment.next(), 1);
+        let full = segments
+            .iter()
+            .any(|found| found.id == end.segment && found.is_full_at(end.block));
+        let leaves_room = |(segment, block, number)| {
+            segment == next.0 && block > 1 && end.batch.is_some_and(|batch| number == batch + 1)
+        };
+        let in_next =
+            self.first.is_some_and(leaves_room) || (self.next_resembles && !self.resembles);
+        if full || in_next {
+            next
+        } else {
+            (end.segment, end.block)
         }
     }
 
@@ -119,21 +153,22 @@ impl Evidence {
     }
 
     /// How the log ended, for a reader of the server's messages.
-    pub fn report(&self, dir: &dyn LogDir, end: End, torn: bool) -> Report {
+    pub fn report(&self, dir: &dyn LogDir, segments: &[Found], end: End, torn: bool) -> Report {
         let why = if torn {
             "the batch there is incomplete"
         } else if self.follower {
             "the batch there is missing, later ones that were in flight with it are complete"
-        } else if self.resembles {
+        } else if self.resembles || self.next_resembles {
             "the batch there has no valid header"
         } else if self.leftovers {
             "there are remains of a batch"
         } else {
             return Report::CleanEnd;
         };
-        let offset = u64::from(end.block) * BLOCK_BYTES as u64;
+        let (segment, block) = self.place_of_missing(segments, end);
+        let offset = u64::from(block) * BLOCK_BYTES as u64;
         Report::TornTail {
-            file: dir.name(end.segment),
+            file: dir.name(segment),
             offset,
             batch: end.batch.unwrap_or(1),
             why,

@@ -69,6 +69,9 @@ pub struct Identity {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct SegmentId(pub u64);
 
+/// Larger numbers are never reached.
+const SEGMENTS_EVER_MAX: u64 = 1 << 62;
+
 impl SegmentId {
     /// `00000000000000a1.wal`: fixed width, so that a listing is in order.
     pub fn file_name(self) -> String {
@@ -86,7 +89,7 @@ impl SegmentId {
         }
         u64::from_str_radix(digits, 16)
             .ok()
-            .filter(|id| *id > 0)
+            .filter(|id| (1..=SEGMENTS_EVER_MAX).contains(id))
             .map(SegmentId)
     }
 
@@ -146,7 +149,7 @@ mod tests {
 
     #[test]
     fn file_names_round_trip_and_nothing_else_is_taken_for_a_segment() {
-        for id in [1, 0xa1, u64::MAX] {
+        for id in [1, 0xa1, SEGMENTS_EVER_MAX] {
             assert_eq!(
                 SegmentId::from_file_name(&SegmentId(id).file_name()),
                 Some(SegmentId(id))
@@ -159,6 +162,7 @@ mod tests {
             "00000000000000A1.wal",
             "+00000000000000a.wal",
             "0000000000000000.wal",
+            "ffffffffffffffff.wal",
             "00000000000000a1.tmp",
         ] {
             assert_eq!(SegmentId::from_file_name(name), None, "{name}");

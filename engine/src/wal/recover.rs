@@ -144,7 +144,7 @@ fn recover_surveyed(
     let end = walk.end();
     let evidence = evidence::gather(dir, &mut reader, &survey.segments, end)?;
     judge(dir, expect, &survey, &walk, &evidence)?;
-    let report = evidence.report(dir, end, walk.torn());
+    let report = evidence.report(dir, &survey.segments, end, walk.torn());
 
     let last = walk.last_segment();
     let found = walk.finish();
@@ -161,15 +161,16 @@ fn recover_surveyed(
             dir.name(dropped.id)
         ));
     }
-    let short = last.is_some_and(|i| segments[i].short);
-    if short {
+    for short in segments.iter().filter(|found| found.short) {
         notes.push(format!(
-            "{} is shorter than it was made; the log goes on in the next file",
-            dir.name(end.segment)
+            "{} is shorter than it was made; nothing is missing",
+            dir.name(short.id)
         ));
     }
+    // No batch goes to a file that is too short: it would grow with every write.
+    let short = last.is_some_and(|i| segments[i].short);
     let block = if short { u32::MAX } else { end.block };
-    if found.first_index > expect.applied + 1
+    if found.first_index > expect.applied.saturating_add(1)
         && found.state.last_index > expect.applied
         && found.start.is_none()
     {
@@ -234,10 +235,11 @@ fn judge(
     if let Some(error) = evidence.unusable_segment(dir, &survey.segments, walk.last_segment()) {
         return Err(error);
     }
+    let (segment, block) = evidence.place_of_missing(&survey.segments, end);
     let here = At {
-        file: dir.name(end.segment),
-        segment: end.segment,
-        offset: offset_of(end.block),
+        file: dir.name(segment),
+        segment,
+        offset: offset_of(block),
     };
     let Some(missing) = end.batch else {
         // The oldest segment kept always holds a durable batch: older ones are released only behind one.

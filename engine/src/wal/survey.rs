@@ -59,6 +59,13 @@ impl Found {
             .is_some_and(|(header, _)| header.recycled)
     }
 
+    /// No batch can lie at `block` or behind it.
+    pub fn is_full_at(&self, block: u32) -> bool {
+        self.header
+            .as_ref()
+            .is_some_and(|(header, _)| block >= header.blocks())
+    }
+
     /// Blocks to look through: what the file holds.
     pub fn blocks(&self) -> u32 {
         self.file_blocks
@@ -195,7 +202,9 @@ fn oldest_of_run(
         return missing(from, "it comes after a damaged one");
     }
     if let Some(segment) = needed(expect).filter(|needed| *needed < oldest) {
-        return missing(segment, "the tree's meta page needs it");
+        // The one that is not there may be a later one, with which the run begins.
+        let segment = gap.filter(|gap| *gap > segment).unwrap_or(segment);
+        return missing(segment, "the tree's meta page needs it, or an older one");
     }
     if let Some(segment) = gap {
         // Without word from the tree every segment counts.

@@ -12,6 +12,9 @@ use super::scan::{ReadFailed, Reader, SegmentView};
 use super::survey::Found;
 use super::{LogPosition, SegmentId};
 
+/// Indexes and batch numbers beyond this are never reached; refusing them keeps the arithmetic on them free of overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+
 /// Where the walk stands: the place and the number of the next batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct End {
@@ -187,6 +190,9 @@ impl<'a> Walk<'a> {
         header: &BatchHeader,
         records: Records,
     ) -> Result<(), &'static str> {
+        if header.sequence > NUMBER_MAX || header.before.last_index > NUMBER_MAX {
+            return Err("a number is beyond any bound");
+        }
         if self.incarnation.is_none() {
             self.found.state = header.before;
             self.found.first_index = header.before.last_index + 1;
@@ -209,10 +215,13 @@ impl<'a> Walk<'a> {
                     self.found.state.vote = state.vote.unwrap_or(0);
                     self.found.state.commit = state.commit.unwrap_or(0);
                 }
+                Record::Mark(Mark::Start { index, .. }) if index > NUMBER_MAX => {
+                    return Err("a number is beyond any bound");
+                }
                 Record::Mark(Mark::Start { index, term }) => {
                     self.found.entries.clear();
                     self.found.start = Some((index, term));
-                    self.found.first_index = index.saturating_add(1);
+                    self.found.first_index = index + 1;
                     (self.found.state.last_index, self.found.state.last_term) = (index, term);
                     (index_min, starts) = (None, true);
                 }
@@ -246,7 +255,7 @@ impl<'a> Walk<'a> {
 
     fn take_entry(&mut self, entry: Entry) -> Result<(), &'static str> {
         let index = entry.index.unwrap_or(0);
-        if index == 0 || index - 1 > self.found.state.last_index {
+        if index == 0 || index > NUMBER_MAX || index - 1 > self.found.state.last_index {
             return Err("an entry does not follow the one before it");
         }
         while self

@@ -143,7 +143,7 @@ fn random_fate(rng: &mut Rng, sectors: usize) -> Fate {
         0 => Fate::Absent,
         1 => Fate::Complete,
         2 => Fate::Torn(rng.below(sectors as u64 + 1) as usize),
-        _ => Fate::Subset(rng.next()),
+        _ => Fate::Subset(rng.draw()),
     }
 }
 
