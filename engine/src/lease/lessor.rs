@@ -278,7 +278,7 @@ impl Lessor {
         {
             return self.wait_for_revocation(id, token);
         }
-        if self.config.checkpoint.is_some() && lease.remaining_seconds > 0 {
+        if lease.remaining_seconds > 0 {
             return Renewal::ClearCheckpoint;
         }
         let ttl_seconds = lease.ttl_seconds;
