@@ -63,7 +63,7 @@ impl Gathered {
     pub(super) fn payload(&mut self, events: &[u32]) -> Option<Payload> {
         debug_assert!(self.growing.is_empty());
         let places = || events.iter().map(|&event| self.places[event as usize]);
-        let (first, last) = (places().next()?, places().last()?);
+        let (first, last) = (places().next()?, places().next_back()?);
         let mut ends = Vec::new();
         if events.len() > 1 {
             ends.extend(places().scan(0, |end, place| {
