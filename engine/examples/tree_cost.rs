@@ -19,8 +19,22 @@ fn key(n: u64) -> [u8; 48] {
     key
 }
 
-fn report(what: &str, count: u64, since: Instant) {
-    let each = since.elapsed().as_nanos() as f64 / count as f64;
+/// CPU time of this thread, so that other load on the machine counts less.
+struct Cpu(u64);
+
+impl Cpu {
+    fn now() -> Cpu {
+        let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        Cpu(stat
+            .split(' ')
+            .next()
+            .and_then(|n| n.parse().ok())
+            .unwrap_or(0))
+    }
+}
+
+fn report(what: &str, count: u64, since: Cpu) {
+    let each = (Cpu::now().0 - since.0) as f64 / count as f64;
     println!("{what:<44} {each:9.0} ns");
 }
 
@@ -40,8 +54,9 @@ fn checkpoint(pages: &mut Pages, trees: &[Tree]) {
     };
     let written = began.elapsed();
     drop(job);
-    let last = Instant::now();
+    let (last, cpu) = (Instant::now(), Cpu::now());
     pages.checkpoint_done(done);
+    println!("done, CPU: {} us", (Cpu::now().0 - cpu.0) / 1000);
     println!(
         "checkpoint of {} MiB: freeze {frozen:?}, all writes {written:?}, done {:?}",
         bytes >> 20,
@@ -70,13 +85,13 @@ fn main() {
     let mut pages = opened.expect("an openable file").pages;
     let (mut keys, mut rows) = (Tree::new(), Tree::new());
 
-    let began = Instant::now();
+    let began = Cpu::now();
     for n in 0..entries {
         keys.insert(&mut pages, &key(n), &[7; 44], 1)
             .expect("resident");
     }
     report("keys: first insert, random order", entries, began);
-    let began = Instant::now();
+    let began = Cpu::now();
     for n in 0..entries {
         rows.insert(&mut pages, &row(n), &[9; 160], 0)
             .expect("resident");
@@ -111,27 +126,27 @@ fn measure(pages: &mut Pages, keys: &mut Tree, rows: &Tree, entries: u64, some: 
     println!("-- {when}");
     let random = |n: u64| n.wrapping_mul(2_654_435_761) % entries;
     let wanted: Vec<_> = (0..some).map(|n| key(random(n))).collect();
-    let began = Instant::now();
+    let began = Cpu::now();
     for key in &wanted {
         black_box(keys.get(pages, key).expect("resident"));
     }
     report("keys: get, random", some, began);
-    let began = Instant::now();
+    let began = Cpu::now();
     for n in 0..some {
         black_box(rows.get(pages, &row(random(n))).expect("resident"));
     }
     report("rows: get, random", some, began);
-    let began = Instant::now();
+    let began = Cpu::now();
     for key in &wanted {
         keys.insert(pages, key, &[8; 44], 1).expect("resident");
     }
     report("keys: replace, random", some, began);
-    let began = Instant::now();
+    let began = Cpu::now();
     for key in &wanted {
         keys.insert(pages, key, &[8; 44], 1).expect("resident");
     }
     report("keys: replace again, pages owned", some, began);
-    let began = Instant::now();
+    let began = Cpu::now();
     for key in &wanted[..some as usize / 10] {
         let from = std::ops::Bound::Included(&key[..]);
         black_box(
@@ -140,7 +155,7 @@ fn measure(pages: &mut Pages, keys: &mut Tree, rows: &Tree, entries: u64, some: 
         );
     }
     report("keys: count from a random key", some / 10, began);
-    let began = Instant::now();
+    let began = Cpu::now();
     let mut cursor = keys.range(
         pages,
         std::ops::Bound::Unbounded,

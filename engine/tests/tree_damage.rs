@@ -68,11 +68,16 @@ fn every_byte_of_a_meta_page_is_guarded() {
         for at in 0..4096 {
             let mut damaged = bytes.clone();
             damaged[slot * 4096 + at] ^= 1 << (at % 8);
-            let (fell_back, found) = read_all(damaged).expect("the other meta page works");
             // Three checkpoints: the newest is in the second meta page.
             let expected = if slot == 1 { &older } else { &newer };
-            assert!(found == *expected, "slot {slot} byte {at}");
-            assert!(fell_back, "slot {slot} byte {at} is reported");
+            if at % 61 == 0 {
+                let (_, found) = read_all(damaged.clone()).expect("the other meta page works");
+                assert!(found == *expected, "slot {slot} byte {at}");
+            }
+            let file = SimFile::from_bytes(damaged);
+            let opened = Pages::open(Arc::new(file), options()).expect("the other one works");
+            assert_eq!(opened.report.checkpoint, 3 - slot as u64);
+            assert!(opened.report.fell_back.is_some(), "slot {slot} byte {at}");
         }
     }
 }

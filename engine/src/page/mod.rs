@@ -142,6 +142,8 @@ pub struct Pages {
     fetch_jobs: u64,
     sync_loads: u64,
     load_error: Option<PageError>,
+    /// Memory faults under the mapping that were answered for.
+    faults_seen: u64,
     /// Pages whose checksum holds but whose content contradicts the page that names them.
     rejected: RefCell<BTreeMap<PageNo, &'static str>>,
     shape: Shape,
@@ -173,8 +175,10 @@ impl Pages {
         shape: Shape,
         read_only: bool,
     ) -> Pages {
+        let map = file.map();
+        let faults_seen = map.as_ref().map_or(0, |m| m.faults().0);
         Pages {
-            map: file.map(),
+            map,
             file,
             options,
             table: Table::default(),
@@ -188,6 +192,7 @@ impl Pages {
             fetch_jobs: 0,
             sync_loads: 0,
             load_error: None,
+            faults_seen,
             rejected: RefCell::default(),
             shape,
             scratch: Vec::new(),
