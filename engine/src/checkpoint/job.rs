@@ -1,0 +1,301 @@
+//! The work of a checkpoint, a bounded step at a time.
+
+use super::{
+    bytes_of,
+    index::{Index, Written},
+    meta, Completed,
+};
+use crate::{
+    map::Map,
+    page::{
+        extent_pages, Extent, Frame, Header, Kind, PageFile, PageNo, Pages, SpaceImage,
+        HEADER_BYTES, PAGE_BYTES,
+    },
+};
+use std::{io, sync::Arc};
+
+/// Bytes written by one step.
+pub const STEP_BYTES: usize = 256 << 10;
+
+/// What the next step of a job does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Makes the file longer. The only stage that may be tried again after an error: for want of space.
+    Grow,
+    Write,
+    Index,
+    Flush,
+    /// Makes the checkpoint valid. Not to be entered before the log is durable up to what the content states.
+    Meta,
+    /// Cuts what neither meta page needs off the file's end.
+    Shrink,
+    Finished,
+    /// A write or flush failed: never tried again, whatever the device says next.
+    Failed,
+}
+
+pub enum Progress {
+    /// Bytes written by this step.
+    Wrote(usize),
+    Finished(CheckpointDone),
+}
+
+/// Writes a frozen generation. Runs on any thread.
+pub struct CheckpointJob {
+    file: Arc<dyn PageFile>,
+    map: Option<Arc<Map>>,
+    growth_bytes: u64,
+    shrink: bool,
+    completed: Completed,
+    image: Option<SpaceImage>,
+    /// Dropped before the job is done, so that the owner can use the blocks again.
+    frames: Option<Arc<Vec<Frame>>>,
+    /// Frames in page order.
+    order: Vec<u32>,
+    /// The next frame in order, and how much of it is written.
+    next: (usize, usize),
+    written: Vec<Written>,
+    spare: Extent,
+    index_crc: u32,
+    stage: Stage,
+    buf: Vec<u8>,
+}
+
+/// All of a job's work is durable; to be given to [`Pages::checkpoint_done`].
+pub struct CheckpointDone {
+    pub(super) completed: Completed,
+    /// What the index did not use of its reservation.
+    pub(super) spare: Extent,
+}
+
+impl CheckpointDone {
+    pub fn checkpoint(&self) -> u64 {
+        self.completed.number
+    }
+}
+
+impl CheckpointJob {
+    pub(super) fn new(
+        pages: &Pages,
+        completed: Completed,
+        image: SpaceImage,
+        frames: Arc<Vec<Frame>>,
+        shrink: bool,
+    ) -> CheckpointJob {
+        CheckpointJob {
+            file: pages.file.clone(),
+            map: pages.map().cloned(),
+            growth_bytes: pages.options.growth_bytes,
+            shrink,
+            spare: completed.index,
+            completed,
+            image: Some(image),
+            frames: Some(frames),
+            order: Vec::new(),
+            next: (0, 0),
+            written: Vec::new(),
+            index_crc: 0,
+            stage: Stage::Grow,
+            buf: Vec::new(),
+        }
+    }
+
+    /// What the next step does.
+    pub fn stage(&self) -> Stage {
+        self.stage
+    }
+
+    pub fn checkpoint(&self) -> u64 {
+        self.completed.number
+    }
+
+    /// Does one step: at most [`STEP_BYTES`] are written, or one flush made. An error other than of [`Stage::Grow`] is
+    /// final: the member must not acknowledge anything after it, and every further step fails.
+    pub fn step(&mut self) -> io::Result<Progress> {
+        let result = self.advance();
+        if result.is_err() && self.stage != Stage::Grow {
+            self.stage = Stage::Failed;
+        }
+        result
+    }
+
+    /// All steps at once.
+    pub fn run(mut self) -> io::Result<CheckpointDone> {
+        loop {
+            if let Progress::Finished(done) = self.step()? {
+                return Ok(done);
+            }
+        }
+    }
+
+    fn advance(&mut self) -> io::Result<Progress> {
+        let mut wrote = 0;
+        match self.stage {
+            Stage::Grow => {
+                self.grow()?;
+                self.sort();
+                self.stage = Stage::Write;
+            }
+            Stage::Write => {
+                wrote = self.write_run()?;
+                if self.next.0 == self.order.len() {
+                    self.frames = None;
+                    self.stage = Stage::Index;
+                }
+            }
+            Stage::Index => {
+                wrote = self.write_index()?;
+                self.stage = Stage::Flush;
+            }
+            Stage::Flush => {
+                self.file.flush()?;
+                self.populate();
+                self.stage = Stage::Meta;
+            }
+            Stage::Meta => {
+                let page = meta::encode(&self.completed, self.index_crc);
+                let offset = u64::from(self.completed.slot) * PAGE_BYTES as u64;
+                self.file.write_meta(offset, &page)?;
+                wrote = PAGE_BYTES;
+                self.stage = Stage::Shrink;
+            }
+            Stage::Shrink => {
+                self.cut()?;
+                self.stage = Stage::Finished;
+                return Ok(Progress::Finished(CheckpointDone {
+                    completed: self.completed.clone(),
+                    spare: self.spare,
+                }));
+            }
+            Stage::Finished | Stage::Failed => {
+                return Err(io::Error::other(
+                    "this checkpoint has ended; a failed write is never tried again",
+                ));
+            }
+        }
+        Ok(Progress::Wrote(wrote))
+    }
+
+    fn needed_bytes(&self) -> u64 {
+        let needed = u64::from(self.completed.high) * PAGE_BYTES as u64;
+        needed.div_ceil(self.growth_bytes.max(1)) * self.growth_bytes.max(1)
+    }
+
+    fn grow(&self) -> io::Result<()> {
+        let needed = self.needed_bytes();
+        if self.file.len()? >= needed {
+            return Ok(());
+        }
+        self.file.grow(needed)
+    }
+
+    fn sort(&mut self) {
+        let frames = self.frames();
+        let in_use = |at: &u32| !frames[*at as usize].bytes.is_empty();
+        let mut order: Vec<u32> = (0..frames.len() as u32).filter(in_use).collect();
+        order.sort_unstable_by_key(|at| frames[*at as usize].page);
+        self.order = order;
+    }
+
+    fn frames(&self) -> Arc<Vec<Frame>> {
+        self.frames.clone().unwrap_or_default()
+    }
+
+    /// Writes up to [`STEP_BYTES`] of contiguous pages with their checksums.
+    fn write_run(&mut self) -> io::Result<usize> {
+        let frames = self.frames();
+        self.buf.clear();
+        let mut start: Option<u64> = None;
+        while let Some(at) = self.order.get(self.next.0) {
+            let frame = &frames[*at as usize];
+            let offset = frame.page.offset() + self.next.1 as u64;
+            let begin = *start.get_or_insert(offset);
+            let room = STEP_BYTES - self.buf.len();
+            if begin + self.buf.len() as u64 != offset || room == 0 {
+                break;
+            }
+            let rest = frame.bytes.len() - self.next.1;
+            let count = rest.min(room);
+            let at = self.buf.len();
+            self.buf
+                .extend_from_slice(&frame.bytes[self.next.1..][..count]);
+            if self.next.1 == 0 {
+                self.buf[at..at + HEADER_BYTES].copy_from_slice(&Header::sealed(&frame.bytes));
+            }
+            self.next = if count == rest {
+                (self.next.0 + 1, 0)
+            } else {
+                (self.next.0, self.next.1 + count)
+            };
+        }
+        let Some(start) = start else { return Ok(0) };
+        self.file.write_at(start, &self.buf)?;
+        self.written.push(Written {
+            extent: Extent {
+                start: PageNo((start / PAGE_BYTES as u64) as u32),
+                pages: (self.buf.len() / PAGE_BYTES) as u32,
+            },
+            crc: crc32fast::hash(&self.buf),
+        });
+        Ok(self.buf.len())
+    }
+
+    fn write_index(&mut self) -> io::Result<usize> {
+        let reserve = self.completed.index;
+        let mut index = Index {
+            written: std::mem::take(&mut self.written),
+            ..Index::default()
+        };
+        if let Some(image) = self.image.take() {
+            (index.free, index.retired) = image.into_runs(self.completed.number);
+        }
+        // One entry more is counted than there may be, for what stays over of the reservation.
+        let pages = extent_pages(index.bytes() + 8).min(reserve.pages);
+        self.spare = Extent {
+            start: PageNo(reserve.start.0 + pages),
+            pages: reserve.pages - pages,
+        };
+        if self.spare.pages > 0 {
+            index.free.push(self.spare);
+        }
+        self.completed.index.pages = pages;
+        let payload = index.encode();
+        let mut bytes = vec![0; bytes_of(self.completed.index)];
+        if HEADER_BYTES + payload.len() > bytes.len() {
+            return Err(io::Error::other("the checkpoint's index outgrew its place"));
+        }
+        bytes[HEADER_BYTES..][..payload.len()].copy_from_slice(&payload);
+        Header::init(&mut bytes, Kind::Index, 0);
+        Header::set_payload(
+            &mut bytes,
+            payload.len() as u32,
+            extent_pages(payload.len()),
+        );
+        Header::stamp(&mut bytes, reserve.start, self.completed.number);
+        let head = Header::sealed(&bytes);
+        bytes[..HEADER_BYTES].copy_from_slice(&head);
+        self.index_crc = crc32fast::hash(&bytes);
+        for (at, chunk) in bytes.chunks(STEP_BYTES).enumerate() {
+            let offset = reserve.start.offset() + (at * STEP_BYTES) as u64;
+            self.file.write_at(offset, chunk)?;
+        }
+        self.written = index.written;
+        Ok(bytes.len())
+    }
+
+    /// Maps what was written before its heap blocks go, so that the owner's next touch does not fault.
+    fn populate(&self) {
+        let Some(map) = &self.map else { return };
+        for run in &self.written {
+            map.populate(run.extent.start.offset(), bytes_of(run.extent));
+        }
+    }
+
+    /// `high` covers what waits for the older meta page, so neither of them loses anything.
+    fn cut(&self) -> io::Result<()> {
+        if self.shrink && self.file.len()? > self.needed_bytes() {
+            self.file.set_len(self.needed_bytes())?;
+        }
+        Ok(())
+    }
+}

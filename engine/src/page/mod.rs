@@ -1,0 +1,448 @@
+//! The page space: 4 KiB pages with checksums over a mapped file, copied on write.
+//!
+//! * [`Pages`] gives a page by number. A page is in one of four places: nowhere in memory ([`Absent`], which becomes a
+//!   [`Miss`]), in the mapping and verified, in a heap block of the *active* generation (being changed), or in a heap
+//!   block of the *frozen* generation (being written by a checkpoint). One table entry per page number says which.
+//! * Only pages of the active generation are changed in place. Any other page is copied to a new number first, taken from
+//!   a run of free pages, so that a checkpoint writes long contiguous runs.
+//! * A page that a checkpoint on the device may still name is never handed out again before two newer meta pages are
+//!   durable ([`space`]).
+//! * Nothing here reads a clock or waits for the device, save [`Pages::open`] and [`Pages::load_now`], which say so. All
+//!   other device work is a job: a `Send` value that a pool thread (or a simulator) runs.
+//!
+//! The page space knows nothing of trees; a page's bytes behind its header belong to its user.
+
+mod buffer;
+mod error;
+mod fetch;
+mod file;
+mod frames;
+mod header;
+mod residency;
+mod sim;
+mod space;
+
+pub use buffer::AlignedBuf;
+pub use error::{OpenError, PageError, PageFault};
+pub use fetch::{FetchDone, FetchJob};
+pub use file::{PageFile, RealFile};
+pub use sim::{Keep, SimFile};
+
+pub use crate::checkpoint::{
+    CheckpointDone, CheckpointJob, Meta, OpenReport, Opened, Pin, Progress, Stage,
+};
+
+pub(crate) use fetch::Shape;
+pub(crate) use frames::Frame;
+pub(crate) use header::{extent_pages, Header, Kind, HEADER_BYTES};
+pub(crate) use header::{level, u16_at, u32_at, u64_at};
+pub(crate) use space::{Extent, Space, SpaceImage};
+
+use crate::{checkpoint::Completed, map::Map};
+use frames::Frames;
+use residency::{Place, Table};
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    sync::{Arc, Weak},
+};
+
+/// Bytes of a page.
+pub const PAGE_BYTES: usize = 4096;
+/// The two meta pages come first; page number 0 therefore never names a tree page and stands for "none".
+pub(crate) const META_PAGES: u32 = 2;
+
+pub(crate) type Page = [u8; PAGE_BYTES];
+
+/// A page's number: its file offset is `number * 4096`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PageNo(pub u32);
+
+impl PageNo {
+    pub(crate) const NONE: PageNo = PageNo(0);
+
+    pub(crate) fn is_none(self) -> bool {
+        self == PageNo::NONE
+    }
+
+    pub fn offset(self) -> u64 {
+        u64::from(self.0) * PAGE_BYTES as u64
+    }
+}
+
+/// Pages that a step needs and that are not resident. The step changed nothing and is run again once they are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Miss {
+    pub pages: Vec<PageNo>,
+}
+
+impl Miss {
+    pub fn is_empty(&self) -> bool {
+        self.pages.is_empty()
+    }
+
+    pub(crate) fn add(&mut self, page: PageNo) {
+        if !self.pages.contains(&page) {
+            self.pages.push(page);
+        }
+    }
+}
+
+/// A single page that is not resident: the small form in which it travels inside the tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Absent(pub PageNo);
+
+impl From<Absent> for Miss {
+    fn from(absent: Absent) -> Miss {
+        Miss {
+            pages: vec![absent.0],
+        }
+    }
+}
+
+/// How a page file is opened and used.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Lay out a new file where there is none or one whose creation was interrupted. Without it an empty or short file
+    /// is an error, so that a lost file is never taken for a new one.
+    pub create: bool,
+    /// Clean pages kept readable at most; the oldest unused ones leave first. Branch pages do not count as evictable.
+    pub resident_bytes_max: u64,
+    /// The file grows in steps of this size.
+    pub growth_bytes: u64,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options {
+            create: false,
+            resident_bytes_max: 1 << 30,
+            growth_bytes: 16 << 20,
+        }
+    }
+}
+
+/// The page space of one file. Owned by one thread.
+pub struct Pages {
+    pub(crate) file: Arc<dyn PageFile>,
+    pub(crate) options: Options,
+    map: Option<Arc<Map>>,
+    table: Table,
+    frames: Frames,
+    /// Number of the checkpoint that the active generation will become; every active page carries it.
+    pub(crate) generation: u64,
+    pub(crate) completed: Completed,
+    pub(crate) space: Space,
+    /// The place that the running checkpoint has for its index.
+    pub(crate) index_reserve: Option<Extent>,
+    pub(crate) pins: Vec<Weak<u64>>,
+    /// Pages being fetched, with the job that does it. A page handed out anew leaves the list, so that a late answer about
+    /// its former content is not believed.
+    fetching: BTreeMap<PageNo, u64>,
+    fetch_jobs: u64,
+    sync_loads: u64,
+    load_error: Option<PageError>,
+    /// Pages whose checksum holds but whose content contradicts the page that names them.
+    rejected: RefCell<BTreeMap<PageNo, &'static str>>,
+    shape: Shape,
+    /// A buffer for one cell, kept so that an insert need not allocate.
+    scratch: Vec<u8>,
+    read_only: bool,
+    pub(crate) shrink: bool,
+}
+
+impl Pages {
+    /// A page space on a simulated file, for tests of the floors above.
+    pub fn in_memory() -> Pages {
+        let options = Options {
+            create: true,
+            ..Options::default()
+        };
+        match Pages::open(Arc::new(SimFile::new()), options) {
+            Ok(opened) => opened.pages,
+            Err(e) => unreachable!("a new simulated file opens: {e}"),
+        }
+    }
+
+    pub(crate) fn assemble(
+        file: Arc<dyn PageFile>,
+        options: Options,
+        generation: u64,
+        completed: Completed,
+        space: Space,
+        shape: Shape,
+        read_only: bool,
+    ) -> Pages {
+        Pages {
+            map: file.map(),
+            file,
+            options,
+            table: Table::default(),
+            frames: Frames::default(),
+            generation,
+            completed,
+            space,
+            index_reserve: None,
+            pins: Vec::new(),
+            fetching: BTreeMap::new(),
+            fetch_jobs: 0,
+            sync_loads: 0,
+            load_error: None,
+            rejected: RefCell::default(),
+            shape,
+            scratch: Vec::new(),
+            read_only,
+            shrink: false,
+        }
+    }
+
+    /// Bytes of the file up to the last page in use, pages not yet written included.
+    pub fn file_bytes(&self) -> u64 {
+        u64::from(self.space.high()) * PAGE_BYTES as u64
+    }
+
+    /// Bytes of it that nothing needs, or only an older checkpoint or a pin.
+    pub fn free_bytes(&self) -> u64 {
+        self.space.free_below_high() * PAGE_BYTES as u64
+    }
+
+    /// Bytes changed since the last checkpoint began.
+    pub fn dirty_bytes(&self) -> u64 {
+        self.frames.active_bytes()
+    }
+
+    /// Bytes that the running checkpoint still holds in memory.
+    pub fn frozen_bytes(&self) -> u64 {
+        self.frames.frozen_bytes()
+    }
+
+    /// Bytes of clean pages kept readable.
+    pub fn resident_bytes(&self) -> u64 {
+        self.table.resident_pages() * PAGE_BYTES as u64
+    }
+
+    /// Pages that a write operation had to load while it waited, because no plan had asked for them before.
+    pub fn sync_loads(&self) -> u64 {
+        self.sync_loads
+    }
+
+    /// Why the last write operation that ended as a miss did.
+    pub fn load_error(&self) -> Option<&PageError> {
+        self.load_error.as_ref()
+    }
+
+    pub(crate) fn is_read_only(&self) -> bool {
+        self.read_only
+    }
+
+    pub(crate) fn map(&self) -> Option<&Arc<Map>> {
+        self.map.as_ref()
+    }
+
+    /// The bytes that start at a page, `bytes_max` at most.
+    #[inline]
+    fn bytes_at(&self, no: PageNo, len: usize) -> Result<&[u8], Absent> {
+        match self.table.touch(no) {
+            Place::Absent => Err(Absent(no)),
+            Place::Mapped => match &self.map {
+                Some(map) => Ok(map.slice(no.offset(), len)),
+                None => Err(Absent(no)),
+            },
+            Place::Frame(place) => self.frames.bytes(place).get(..len).ok_or(Absent(no)),
+        }
+    }
+
+    /// A tree page.
+    #[inline]
+    pub(crate) fn page(&self, no: PageNo) -> Result<&Page, Absent> {
+        let bytes = self.bytes_at(no, PAGE_BYTES)?;
+        bytes.first_chunk().ok_or(Absent(no))
+    }
+
+    /// The `len` payload bytes of the extent that starts at a page.
+    pub(crate) fn extent(&self, no: PageNo, len: usize) -> Result<&[u8], Absent> {
+        let header = Header::of(self.page_head(no)?);
+        if header.kind() != Some(Kind::Overflow) || header.payload_len() as usize != len {
+            return Err(self.reject(no, "is not the overflow extent that its cell describes"));
+        }
+        Ok(&self.bytes_at(no, HEADER_BYTES + len)?[HEADER_BYTES..])
+    }
+
+    fn page_head(&self, no: PageNo) -> Result<&[u8; HEADER_BYTES], Absent> {
+        let bytes = self.bytes_at(no, HEADER_BYTES)?;
+        bytes.first_chunk().ok_or(Absent(no))
+    }
+
+    pub(crate) fn take_scratch(&mut self) -> Vec<u8> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch
+    }
+
+    pub(crate) fn return_scratch(&mut self, scratch: Vec<u8>) {
+        self.scratch = scratch;
+    }
+
+    pub(crate) fn is_resident(&self, no: PageNo) -> bool {
+        !matches!(self.table.touch(no), Place::Absent)
+    }
+
+    /// Notes that a page contradicts its parent. The step that found it ends as a miss; the fetch of that page then
+    /// ends in a [`PageError`] that says why.
+    #[cold]
+    pub(crate) fn reject(&self, no: PageNo, why: &'static str) -> Absent {
+        self.rejected.borrow_mut().insert(no, why);
+        Absent(no)
+    }
+
+    /// Whether the page belongs to the active generation and may be changed in place.
+    #[inline]
+    pub(crate) fn is_active(&self, no: PageNo) -> bool {
+        match self.table.peek(no) {
+            Place::Frame(place) => self.frames.is_active(place),
+            _ => false,
+        }
+    }
+
+    /// Makes a tree page changeable: itself if it is of the active generation, else a copy under a new number.
+    pub(crate) fn own(&mut self, no: PageNo) -> Result<PageNo, Absent> {
+        if self.is_active(no) {
+            return Ok(no);
+        }
+        self.page(no)?;
+        let mut copy = self.frames.block();
+        copy.copy_from_slice(self.page(no)?);
+        let new = self.take_page();
+        self.install(new, copy);
+        self.release(no, 1);
+        Ok(new)
+    }
+
+    /// A page of the active generation, to be changed.
+    ///
+    /// # Panics
+    /// When the page is not of the active generation: a defect of the caller, never a matter of input.
+    #[inline]
+    pub(crate) fn page_mut(&mut self, no: PageNo) -> &mut Page {
+        let Place::Frame(place) = self.table.peek(no) else {
+            panic!("page {} is changed without being owned", no.0);
+        };
+        self.frames.active_mut(place, no)
+    }
+
+    /// A new tree page, zero behind its header.
+    pub(crate) fn create(&mut self, kind: Kind, level: u8) -> PageNo {
+        let no = self.take_page();
+        let mut block = self.frames.block();
+        block.fill(0);
+        Header::init(&mut block, kind, level);
+        self.install(no, block);
+        no
+    }
+
+    /// A new extent that holds `payload`: one header, then all bytes in one piece.
+    pub(crate) fn create_extent(&mut self, payload: &[u8]) -> PageNo {
+        let pages = extent_pages(payload.len());
+        let no = self.space.take(pages);
+        let mut bytes = vec![0; pages as usize * PAGE_BYTES].into_boxed_slice();
+        bytes[HEADER_BYTES..][..payload.len()].copy_from_slice(payload);
+        Header::init(&mut bytes, Kind::Overflow, 0);
+        Header::set_payload(&mut bytes, payload.len() as u32, pages);
+        self.install(no, bytes);
+        no
+    }
+
+    fn take_page(&mut self) -> PageNo {
+        self.space.take(1)
+    }
+
+    fn install(&mut self, no: PageNo, mut bytes: Box<[u8]>) {
+        Header::stamp(&mut bytes, no, self.generation);
+        if !self.fetching.is_empty() {
+            self.fetching.remove(&no);
+        }
+        self.forget(no);
+        let place = self.frames.add_active(Frame { page: no, bytes });
+        self.table.set(no, Place::Frame(place), 0, false);
+    }
+
+    /// Gives a page or extent up. It can be handed out at once if no checkpoint has seen it.
+    pub(crate) fn release(&mut self, no: PageNo, pages: u32) {
+        let extent = Extent { start: no, pages };
+        if let Place::Frame(place) = self.table.peek(no) {
+            if self.frames.is_active(place) {
+                self.frames.remove_active(place);
+                self.table.clear(no);
+                self.space.free(extent);
+                return;
+            }
+        }
+        self.forget(no);
+        self.space.retire(extent);
+    }
+
+    /// Drops whatever is known of a page number's content.
+    fn forget(&mut self, no: PageNo) {
+        if let Place::Frame(place) = self.table.peek(no) {
+            self.frames.remove_clean(place);
+        }
+        self.table.clear(no);
+    }
+
+    pub(crate) fn is_checkpointing(&self) -> bool {
+        self.frames.is_frozen()
+    }
+
+    /// Writes that a checkpoint of the active generation makes at most.
+    pub(crate) fn writes_max(&self) -> usize {
+        self.frames.breaks() + (self.dirty_bytes() / crate::checkpoint::STEP_BYTES as u64) as usize
+    }
+
+    /// Ends the active generation: its pages may no longer change and wait for the checkpoint. The next one begins.
+    pub(crate) fn freeze(&mut self) -> Arc<Vec<Frame>> {
+        self.generation += 1;
+        self.frames.freeze()
+    }
+
+    /// The frozen pages are on the device: from now on they are read from the file. They were written through the page
+    /// cache that the mapping shows, so they are trusted without another check; after an eviction they are verified again.
+    pub(crate) fn thaw(&mut self) {
+        let Some(frames) = self.frames.take_frozen() else {
+            return;
+        };
+        for (slot, frame) in frames.iter().enumerate() {
+            let pages = (frame.bytes.len() / PAGE_BYTES) as u32;
+            if pages == 0
+                || !self
+                    .frames
+                    .is_frozen_slot(self.table.peek(frame.page), slot)
+            {
+                continue;
+            }
+            let keep = Header::of_bytes(&frame.bytes).kind() == Some(Kind::Branch);
+            let place = match &self.map {
+                Some(_) => Place::Mapped,
+                None => Place::Frame(self.frames.add_clean(frame.clone())),
+            };
+            self.table.set(frame.page, place, pages, keep);
+        }
+        self.frames.recycle(frames);
+        self.evict_some();
+    }
+
+    /// Loads pages that a write operation found absent, waiting for the device. A plan makes this unnecessary; it is
+    /// counted where it happens all the same.
+    #[cold]
+    pub(crate) fn load_now(&mut self, absent: Absent) -> Result<(), Miss> {
+        let miss = Miss::from(absent);
+        self.fetching.remove(&absent.0);
+        self.sync_loads += 1;
+        let Some(job) = self.fetch_exactly(&miss) else {
+            return Ok(());
+        };
+        self.fetch_settle(job.run()).map_err(|error| {
+            self.load_error = Some(error);
+            miss
+        })
+    }
+}
