@@ -1,6 +1,7 @@
 //! What a committed entry does.
 
 use super::txn::{accepted, Evaluated};
+use super::watching::event_of;
 use super::{header, quota, ApplyError, FatalError, Store, PLANNED};
 use crate::error::RequestError;
 use crate::mvcc::batch::Batch;
@@ -243,6 +244,7 @@ impl Store {
         write_change(trees, pages, &change, before, &mut self.scratch).expect(PLANNED);
         self.lessor_moved(lease_before, change.kv.lease);
         self.revision = main;
+        self.publish(&[event_of(&change)]);
         Ok(Ok(PutResponse {
             header: Some(header(main)),
             prev_kv: prev_kv.filter(|_| put.prev_kv),
@@ -289,6 +291,12 @@ impl Store {
             self.lessor_moved(change.lease_before, change.lease);
         }
         self.revision = main;
+        let events: Vec<_> = batch
+            .changes()
+            .iter()
+            .map(|change| event_of(&change.version_at(Revision::new(main, 0))))
+            .collect();
+        self.publish(&events);
         Ok(())
     }
 

@@ -138,10 +138,12 @@ impl HashJob {
     }
 
     fn start(&mut self, store: &Store) -> Step {
+        // The newest revision is hashed anew even if a compaction remembers its hash, as in etcd.
+        let remembered = store.remembered_hash(self.revision);
         if self.revision == 0 {
             self.revision = store.revision;
         }
-        if let Some(remembered) = store.remembered_hash(self.revision) {
+        if let Some(remembered) = remembered {
             if let Some(head) = remembered.head {
                 let (revision, floor) = (remembered.revision, remembered.floor);
                 return Some(Ok(joined(revision, floor, head, remembered.tail)));

@@ -16,17 +16,15 @@ use crate::lease::Lessor;
 use crate::mvcc::varint::{put_varint, take_varint};
 use crate::mvcc::write::Scratch;
 use crate::mvcc::{Revision, Trees};
-use crate::page::{Miss, Pages};
+use crate::page::{CheckpointJob, Meta, Miss, PageError, Pages};
 use crate::tree::Tree;
+use crate::watch::WatchHub;
 use bytes::Bytes;
 use prost::Message;
 use proto::raftpb::ConfState;
 use std::fmt;
 
 const VERSION: u8 = 1;
-
-/// What fits into a meta page beside the roots. A configuration of more than a hundred members does not.
-pub const CONTENT_BYTES_MAX: usize = 2048;
 
 /// Where the log stood, in the log's own terms: kept and given back, never interpreted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,6 +57,8 @@ pub enum OpenError {
     Content,
     /// The number of roots is not this version's.
     Roots { found: usize },
+    /// A page is damaged or cannot be read.
+    Page(PageError),
 }
 
 impl From<Miss> for OpenError {
@@ -75,6 +75,7 @@ impl fmt::Display for OpenError {
                 f,
                 "the store has format {found}, this version reads {VERSION}: start the version that wrote it"
             ),
+            OpenError::Page(error) => error.fmt(f),
             OpenError::Content => f.write_str("the store's meta page is malformed"),
             OpenError::Roots { found } => write!(
                 f,
@@ -170,6 +171,36 @@ impl Content {
 }
 
 impl Store {
+    /// Freezes the present state and returns the job that writes it; `None` while a former one runs. `log` is the log
+    /// position that the applied entries reach.
+    pub fn begin_checkpoint(&mut self, log: LogMark) -> Option<CheckpointJob> {
+        let before = std::mem::replace(&mut self.log, log);
+        let content = self.checkpoint_content();
+        let job = self.pages.begin_checkpoint(&self.roots(), &content);
+        if job.is_none() {
+            self.log = before;
+        }
+        job
+    }
+
+    /// Opens what a checkpoint stored. Waits for the device: for start and snapshot installation only.
+    pub fn open(mut pages: Pages, meta: &Meta, options: Options) -> Result<Store, OpenError> {
+        loop {
+            let opened = Store::restore(pages, &meta.roots, &meta.content, options.clone());
+            let miss = match opened {
+                Ok(store) => return Ok(store),
+                Err((given_back, OpenError::Miss(miss))) => {
+                    pages = *given_back;
+                    miss
+                }
+                Err((_, error)) => return Err(error),
+            };
+            // Nothing else fetches yet, so there is a job; without one there would be no end.
+            let job = pages.fetch_job(&miss).ok_or(OpenError::Miss(miss))?;
+            pages.fetch_done(job.run()).map_err(OpenError::Page)?;
+        }
+    }
+
     /// What a checkpoint of this moment has to store beside the roots.
     pub fn checkpoint_content(&self) -> Vec<u8> {
         let content = Content {
@@ -183,28 +214,24 @@ impl Store {
             log: self.log.clone(),
         };
         let content = content.encode();
-        debug_assert!(content.len() <= CONTENT_BYTES_MAX);
+        // A configuration of a hundred members fits.
+        debug_assert!(content.len() <= crate::checkpoint::CONTENT_BYTES_MAX);
         content
     }
 
-    /// The roots, in the order in which [`Store::restore`] takes them.
+    /// The roots, in the order in which [`Store::open`] takes them.
     pub fn roots(&self) -> [Tree; crate::mvcc::TREES] {
         self.trees.roots()
     }
 
-    /// States the log position that the next checkpoint will contain.
-    pub fn set_log_mark(&mut self, log: LogMark) {
-        self.log = log;
-    }
-
-    /// The log position of the last checkpoint or of [`Store::set_log_mark`].
+    /// The log position of the last checkpoint that was begun.
     pub fn log_mark(&self) -> &LogMark {
         &self.log
     }
 
-    /// Opens what a checkpoint stored. Reads settings and leases, never the keys. After a miss the pages come back
+    /// One attempt of [`Store::open`]. Reads settings and leases, never the keys. After a miss the pages come back
     /// and the caller tries again.
-    pub fn restore(
+    fn restore(
         pages: Pages,
         roots: &[Tree],
         content: &[u8],
@@ -221,6 +248,7 @@ impl Store {
             Err(error) => return Err((Box::new(pages), error)),
         };
         let lessor = Lessor::new(options.lease.clone());
+        let hub = WatchHub::new(options.watch.clone(), content.revision);
         let compactor = Compactor::restore(content.finished, content.job, content.compacted);
         let mut store = Store {
             pages,
@@ -234,6 +262,7 @@ impl Store {
             log: content.log,
             settings,
             lessor,
+            hub,
             compactor,
             scratch: Scratch::default(),
         };

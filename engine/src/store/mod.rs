@@ -18,6 +18,7 @@ use crate::mvcc::read::Reader;
 use crate::mvcc::write::Scratch;
 use crate::mvcc::Trees;
 use crate::page::{Miss, Pages};
+use crate::watch::{self, WatchHub};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse};
 use proto::raftpb::ConfState;
 use std::fmt;
@@ -34,6 +35,7 @@ pub mod quota;
 pub mod settings;
 mod txn;
 pub mod validate;
+mod watching;
 pub mod wrap;
 
 pub use apply::{Applied, Response};
@@ -49,6 +51,7 @@ pub struct Options {
     /// `--quota-backend-bytes`; `None` for unlimited.
     pub quota_bytes: Option<u64>,
     pub lease: lease::Config,
+    pub watch: watch::Config,
     /// Whether checkpointed remaining TTLs are stored below cluster version 3.6; from there on they always are.
     pub lease_checkpoint_persist: bool,
     /// `--max-learners`.
@@ -62,10 +65,11 @@ pub struct Options {
 pub const COMPACTION_HASH_ROWS: u64 = 10_000;
 
 impl Options {
-    pub fn new(lease: lease::Config) -> Options {
+    pub fn new(lease: lease::Config, watch: watch::Config) -> Options {
         Options {
             quota_bytes: Some(quota::QUOTA_DEFAULT_BYTES),
             lease,
+            watch,
             lease_checkpoint_persist: false,
             learners_max: 1,
             compaction_hash_rows_max: COMPACTION_HASH_ROWS,
@@ -110,6 +114,9 @@ impl From<Miss> for ApplyError {
 /// Pages stay resident within a step, and a planned write finds all of its own.
 const PLANNED: &str = "planned pages stay resident within a step";
 
+/// Revision of a store that nothing was written to.
+const REVISION_FIRST: i64 = 1;
+
 pub struct Store {
     pages: Pages,
     trees: Trees,
@@ -124,6 +131,7 @@ pub struct Store {
     log: meta::LogMark,
     settings: settings::Settings,
     lessor: Lessor,
+    hub: WatchHub,
     compactor: compaction::Compactor,
     scratch: Scratch,
 }
@@ -132,11 +140,12 @@ impl Store {
     /// An empty store.
     pub fn create(pages: Pages, options: Options) -> Store {
         let lessor = Lessor::new(options.lease.clone());
+        let hub = WatchHub::new(options.watch.clone(), REVISION_FIRST);
         Store {
             pages,
             trees: Trees::default(),
             options,
-            revision: 1,
+            revision: REVISION_FIRST,
             compacted: -1,
             applied_index: 0,
             applied_term: 0,
@@ -144,6 +153,7 @@ impl Store {
             log: meta::LogMark::default(),
             settings: settings::Settings::default(),
             lessor,
+            hub,
             compactor: compaction::Compactor::default(),
             scratch: Scratch::default(),
         }
