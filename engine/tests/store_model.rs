@@ -132,8 +132,16 @@ impl Requests {
                 false => 0,
             },
             revision: self.some_revision(),
-            sort_order: if sorted { self.random.below(3) as i32 } else { 0 },
-            sort_target: if sorted { self.random.below(5) as i32 } else { 0 },
+            sort_order: if sorted {
+                self.random.below(3) as i32
+            } else {
+                0
+            },
+            sort_target: if sorted {
+                self.random.below(5) as i32
+            } else {
+                0
+            },
             serializable: true,
             keys_only: self.random.chance(20),
             count_only: self.random.chance(15),

@@ -5,7 +5,7 @@ use engine::error::RequestError;
 use engine::page::Pages;
 use engine::store::{
     decode_internal_request, decode_txn, validate, wrap, ApplyError, DecodeError, FatalError,
-    MemberChange, Options, Payload, Response, Store,
+    Options, Payload, Response, Store,
 };
 use engine::watch::{Permission, StreamKey};
 use prost::Message;
@@ -136,20 +136,23 @@ fn field(tag: u8, content: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(content);
 }
 
-/// A transaction of so many levels, encoded without recursion. The innermost one holds a put.
+/// A transaction of so many levels, encoded without recursion. The innermost one holds a put. It is built from its end.
 fn nest(levels: usize) -> Bytes {
     let mut request = Vec::new();
     field(2, &put("k", "v").encode_to_vec(), &mut request);
-    let mut txn = Vec::new();
-    for level in 0..levels {
-        if level > 0 {
-            request.clear();
-            field(4, &txn, &mut request);
-        }
-        txn.clear();
-        field(2, &request, &mut txn);
+    let mut reversed: Vec<u8> = request.into_iter().rev().collect();
+    let mut enclose = |tag: u8| {
+        let mut head = vec![tag << 3 | 2];
+        prost::encoding::encode_varint(reversed.len() as u64, &mut head);
+        reversed.extend(head.into_iter().rev());
+    };
+    enclose(2);
+    for _ in 1..levels {
+        enclose(4);
+        enclose(2);
     }
-    txn.into()
+    reversed.reverse();
+    reversed.into()
 }
 
 #[test]
@@ -267,10 +270,7 @@ fn decoding_accepts_what_protobuf_accepts() {
 
 #[test]
 fn entries_of_other_kinds_are_understood_or_stop_the_member() {
-    assert_eq!(
-        decode_internal_request(Bytes::new()),
-        Ok(Payload::Nothing)
-    );
+    assert_eq!(decode_internal_request(Bytes::new()), Ok(Payload::Nothing));
     let header = InternalRaftRequest {
         header: Some(RequestHeader {
             id: 5,
@@ -552,10 +552,7 @@ fn what_crashes_etcd_is_an_error() {
         cluster_member_attr_set: Some(stranger),
         ..InternalRaftRequest::default()
     };
-    assert_eq!(
-        machine.apply(stranger),
-        Err(RequestError::MemberNotFound)
-    );
+    assert_eq!(machine.apply(stranger), Err(RequestError::MemberNotFound));
     let auth = InternalRaftRequest {
         auth_enable: Some(AuthEnableRequest {}),
         ..InternalRaftRequest::default()
@@ -583,12 +580,7 @@ fn members_come_and_go_by_the_log() {
         machine.index += 1;
         machine
             .store
-            .apply_conf_change(
-                machine.index,
-                1,
-                change.as_ref().ok(),
-                ConfState::default(),
-            )
+            .apply_conf_change(machine.index, 1, change.as_ref().ok(), ConfState::default())
             .unwrap();
         (change.map(|_| ()), machine.store.member_list())
     };
@@ -613,35 +605,101 @@ fn members_come_and_go_by_the_log() {
     assert_eq!(updated, Ok(()));
     assert_eq!(members[0].peer_ur_ls, ["http://d:1"]);
     assert_eq!(members[0].name, "one");
-    assert_eq!(
-        step(2, 2, moved).0,
-        Err(RequestError::PeerUrlsExist)
-    );
+    assert_eq!(step(2, 2, moved).0, Err(RequestError::PeerUrlsExist));
     assert_eq!(step(1, 2, "").0, Ok(()));
     assert_eq!(step(1, 2, "").0, Err(RequestError::MemberNotFound));
     let (again, members) = step(0, 2, m2);
     assert_eq!(again, Err(RequestError::MemberNotFound));
     assert_eq!(members.len(), 1);
-    let _: Option<MemberChange> = None;
     for bad in [conf_change(7, 5, "{}"), conf_change(0, 5, "no json")] {
         assert!(machine.store.check_conf_change(&bad).is_err());
     }
 }
 
-/// The vectors of the interchange specification: rows and their HashKV at several revisions.
+/// HashKV of a small history, by independent code that agreed with etcd: (compacted, revision, hash).
+const HASHES: &[(i64, i64, u32)] = &[
+    (-1, 1, 1_084_519_789),
+    (-1, 2, 2_587_454_935),
+    (-1, 3, 2_143_169_314),
+    (-1, 4, 3_086_679_940),
+    (-1, 5, 1_416_966_122),
+    (-1, 6, 3_770_220_211),
+    (-1, 7, 913_134_062),
+    (-1, 8, 1_179_430_927),
+    (4, 5, 194_725_478),
+    (4, 6, 1_058_051_077),
+    (4, 7, 368_870_661),
+    (4, 8, 3_232_850_265),
+    (5, 6, 1_696_434_148),
+    (5, 7, 1_341_254_529),
+    (5, 8, 1_943_308_951),
+    (6, 7, 1_341_254_529),
+    (6, 8, 3_793_669_192),
+    (7, 8, 2_758_719_142),
+];
+
+fn small_history(machine: &mut Machine) {
+    let delete = |key: &'static str| {
+        Request::RequestDeleteRange(DeleteRangeRequest {
+            key: Bytes::from_static(key.as_bytes()),
+            ..DeleteRangeRequest::default()
+        })
+    };
+    machine.put("a", "1").unwrap();
+    machine.put("b", "1").unwrap();
+    machine.put("a", "2").unwrap();
+    machine.txn(vec![op(delete("b"))]).unwrap();
+    machine.put("b", "new").unwrap();
+    machine.txn(vec![op(delete("a"))]).unwrap();
+    let last = vec![
+        op(Request::RequestPut(put("c", "x"))),
+        op(Request::RequestPut(put("d", "y"))),
+        op(delete("b")),
+    ];
+    machine.txn(last).unwrap();
+    assert_eq!(machine.store.revision(), 8);
+}
+
 #[test]
 fn hashes_of_a_small_history() {
-    let mut machine = Machine::new();
-    let mut hash = |machine: &Machine, revision: i64| {
+    for &(compacted, revision, expected) in HASHES {
+        let mut machine = Machine::new();
+        small_history(&mut machine);
+        if compacted > 0 {
+            machine.compact(compacted);
+        }
         let hash = machine.store.hash_kv_now(revision).unwrap().unwrap();
-        (hash.hash, hash.compact_revision)
+        assert_eq!(
+            (hash.hash, hash.compact_revision),
+            (expected, compacted),
+            "HashKV({revision}) of a store compacted at {compacted}"
+        );
+        // The compacted revision is answered from memory: its hash before the compaction.
+        if compacted == revision - 1 {
+            let remembered = machine.store.hash_kv_now(compacted).unwrap().unwrap();
+            let before = HASHES.iter().find(|of| (of.0, of.1) == (-1, compacted));
+            assert_eq!(remembered.hash, before.unwrap().2);
+            assert_eq!(remembered.compact_revision, -1);
+        }
+    }
+}
+
+#[test]
+fn the_whole_hash_is_the_same_for_the_same_entries() {
+    let whole = |extra: bool| {
+        let mut machine = Machine::new();
+        machine.set_version("3.5.0").unwrap();
+        small_history(&mut machine);
+        if extra {
+            machine.alarm(1, 1).unwrap();
+        }
+        let mut job = machine.store.hash();
+        loop {
+            if let Some(hash) = job.step(&machine.store, 2).unwrap() {
+                return hash;
+            }
+        }
     };
-    assert_eq!(hash(&machine, 0), (1_084_519_789, -1));
-    machine.put("a", "1").unwrap();
-    assert_eq!(hash(&machine, 2), (2_587_454_935, -1));
-    machine.put("b", "1").unwrap();
-    assert_eq!(hash(&machine, 3), (2_143_169_314, -1));
-    machine.put("a", "2").unwrap();
-    assert_eq!(hash(&machine, 0), (3_086_679_940, -1));
-    assert_eq!(hash(&machine, 2), (2_587_454_935, -1));
+    assert_eq!(whole(false), whole(false));
+    assert_ne!(whole(false), whole(true));
 }

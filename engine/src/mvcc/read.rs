@@ -164,7 +164,7 @@ impl<'p> Reader<'p> {
             KeyRange::One(key) => Stored::One(key),
             range => {
                 let (from, to) = range.bounds();
-                Stored::Many(reader.trees.keys.range(reader.pages, from, to))
+                Stored::Many(Box::new(reader.trees.keys.range(reader.pages, from, to)))
             }
         };
         Walk {
@@ -229,10 +229,9 @@ impl<'p> Reader<'p> {
             let row = Row::decode(at, row).expect(WELL_FORMED);
             let body = row.body();
             let kv = Kv::parse(&body).expect(WELL_FORMED);
-            if row.tombstone || kv.version == 1 {
-                if range.contains(kv.key) {
-                    count += if row.tombstone { 1 } else { -1 };
-                }
+            let (died, born) = (row.tombstone, kv.version == 1);
+            if (died || born) && range.contains(kv.key) {
+                count += i64::from(died) - i64::from(born);
             }
         }
         Ok(count)
@@ -381,7 +380,7 @@ fn append_body(tag: u8, body: &[u8], keys_only: bool, out: &mut Vec<u8>) {
 enum Stored<'p> {
     End,
     One(&'p [u8]),
-    Many(Cursor<'p>),
+    Many(Box<Cursor<'p>>),
 }
 
 type Cell<'p> = (Cow<'p, [u8]>, &'p [u8]);

@@ -36,6 +36,7 @@ pub mod settings;
 mod txn;
 pub mod validate;
 mod watching;
+mod whole_hash;
 pub mod wrap;
 
 pub use apply::{Applied, Response};
@@ -43,6 +44,7 @@ pub use compaction::CompactionProgress;
 pub use decode::{decode_internal_request, decode_txn, DecodeError, Payload};
 pub use members::MemberChange;
 pub use settings::ClusterVersion;
+pub use whole_hash::WholeHashJob;
 
 /// Configuration of this member. What differs between members must not change what an entry does, except where etcd
 /// has it so (the lease minimum, which is stored).

@@ -170,7 +170,11 @@ impl Model {
             } else {
                 put.value.clone()
             },
-            lease: if put.ignore_lease { old.lease } else { put.lease },
+            lease: if put.ignore_lease {
+                old.lease
+            } else {
+                put.lease
+            },
         };
         let row = Row {
             key: put.key.to_vec(),
@@ -258,7 +262,9 @@ impl Model {
         let view = self.newest();
         for op in self.chosen(txn) {
             match &op.request {
-                Some(request_op::Request::RequestTxn(nested)) => self.check(nested, ranges, true)?,
+                Some(request_op::Request::RequestTxn(nested)) => {
+                    self.check(nested, ranges, true)?
+                }
                 Some(request_op::Request::RequestPut(put)) if !ranges => {
                     let needed = put.ignore_value || put.ignore_lease;
                     if needed && !view.contains_key(&put.key[..]) {
@@ -335,9 +341,8 @@ impl Model {
     }
 
     fn txn(&mut self, txn: &TxnRequest) -> Result<TxnResponse, RequestError> {
-        let is_range = |op: &RequestOp| {
-            matches!(op.request, Some(request_op::Request::RequestRange(_)))
-        };
+        let is_range =
+            |op: &RequestOp| matches!(op.request, Some(request_op::Request::RequestRange(_)));
         let writing = !txn.success.iter().chain(&txn.failure).all(is_range);
         if writing {
             self.check(txn, false, true)?;
@@ -425,8 +430,7 @@ impl Model {
         }
         let keep = self.newest_rows(revision);
         self.rows.retain(|at, row| {
-            at.0 > revision
-                || (keep.contains(at) && (!row.tombstone || at.0 == revision))
+            at.0 > revision || (keep.contains(at) && (!row.tombstone || at.0 == revision))
         });
         self.compacted = revision;
         Ok(())
@@ -442,7 +446,11 @@ impl Model {
     }
 
     pub fn hash_kv(&self, revision: i64) -> Result<(u32, i64), RequestError> {
-        let revision = if revision == 0 { self.revision } else { revision };
+        let revision = if revision == 0 {
+            self.revision
+        } else {
+            revision
+        };
         if revision < self.compacted {
             return Err(RequestError::Compacted);
         }
