@@ -326,13 +326,14 @@ impl Machine {
     }
 
     fn apply(&mut self, entry: InternalRaftRequest, planned: bool) -> Applied {
-        while planned {
-            let mut missing = Miss::default();
+        let mut missing = Miss::default();
+        if planned {
             self.store.plan(&entry, &mut missing);
-            if missing.is_empty() {
-                break;
-            }
+        }
+        while !missing.is_empty() {
             self.fetch(&missing);
+            missing.pages.clear();
+            self.store.plan(&entry, &mut missing);
         }
         self.index += 1;
         let applied = self.apply_at(self.index, &entry);
@@ -399,6 +400,50 @@ fn compare_reads(machine: &mut Machine, model: &Model, requests: &mut Requests) 
     }
 }
 
+/// The same bytes piece by piece, while the store goes on.
+fn compare_pieces(machine: &mut Machine, requests: &mut Requests, model: &mut Model) {
+    let mut request = requests.range();
+    (request.sort_order, request.sort_target) = (0, 0);
+    let header = ResponseHeader::default();
+    let job = machine.store.range_job(&request, &header);
+    let whole = machine.settle(|store| {
+        let mut out = Vec::new();
+        Ok(store
+            .range_encoded(&request, &header, &mut out)?
+            .map(|()| out))
+    });
+    let mut job = match job {
+        Ok(Some(job)) => job,
+        Ok(None) => return,
+        Err(error) => return assert_eq!(whole, Err(error)),
+    };
+    let entry = InternalRaftRequest {
+        put: Some(requests.put()),
+        ..InternalRaftRequest::default()
+    };
+    let expected = model.apply(&entry);
+    assert_eq!(machine.apply(entry, false).response, expected);
+    let len = loop {
+        match job.measure(&machine.store, 3) {
+            Ok(done) => match done.unwrap() {
+                Some(len) => break len,
+                None => {}
+            },
+            Err(miss) => machine.fetch(&miss),
+        }
+    };
+    let mut out = Vec::new();
+    loop {
+        match job.emit(&machine.store, 2, &mut out) {
+            Ok(ended) if ended.unwrap() => break,
+            Ok(_) => {}
+            Err(miss) => machine.fetch(&miss),
+        }
+    }
+    assert_eq!(Ok(out), whole, "{request:?}");
+    assert_eq!(len, whole.unwrap().len() as u64);
+}
+
 fn compare_hash(machine: &mut Machine, model: &Model, revision: i64) {
     let mut job = machine.store.hash_kv(revision);
     let hash = loop {
@@ -437,6 +482,7 @@ fn run(seed: u64, steps: usize) {
         match requests.random.below(60) {
             0 => machine.checkpoint(),
             1 => machine.restart(),
+            7..=10 => compare_pieces(&mut machine, &mut requests, &mut model),
             2..=5 => {
                 machine.settle(|store| store.compaction_step(3));
             }

@@ -35,6 +35,8 @@ pub struct Found<'p> {
     pub create: i64,
     pub version: i64,
     pub lease: i64,
+    /// Length of the encoded pair with its value.
+    pub size: u64,
     source: Source<'p>,
 }
 
@@ -176,6 +178,24 @@ impl<'p> Reader<'p> {
         }
     }
 
+    /// As [`Reader::walk`] over several keys or none, without a transaction: what it finds outlives the range.
+    pub fn walk_from(&self, range: &KeyRange<'_>, revision: i64) -> Walk<'p> {
+        let stored = match range.is_empty() {
+            true => Stored::End,
+            false => {
+                let (from, to) = range.bounds();
+                Stored::Many(Box::new(self.trees.keys.range(self.pages, from, to)))
+            }
+        };
+        Walk {
+            reader: *self,
+            revision: Some(revision).filter(|&revision| revision < self.revision),
+            stored,
+            ahead: None,
+            pending: None,
+        }
+    }
+
     /// Number of live keys, O(log n) at the newest revision.
     pub fn count(
         &self,
@@ -263,6 +283,7 @@ impl<'p> Found<'p> {
             create: head.create,
             version: head.version,
             lease: head.lease,
+            size: head.size,
             source: Source::Row,
         }
     }
@@ -276,6 +297,7 @@ impl<'p> Found<'p> {
             create: kv.create,
             version: kv.version,
             lease: kv.lease,
+            size: body.len() as u64,
             source: Source::Body(body),
         }
     }
@@ -288,6 +310,7 @@ impl<'p> Found<'p> {
             create: change.create,
             version: change.version,
             lease: change.lease,
+            size: change.kv(batch.main()).encoded_len() as u64,
             source: Source::Pending(change.kv(batch.main())),
         })
     }
@@ -349,6 +372,15 @@ impl<'p> Found<'p> {
             message.value = self.with_value(reader, Bytes::copy_from_slice)?;
         }
         Ok(message)
+    }
+
+    /// Length of what [`Found::append_field`] appends.
+    pub fn field_len(&self, keys_only: bool) -> u64 {
+        let size = match keys_only {
+            true => self.kv_without_value().encoded_len() as u64,
+            false => self.size,
+        };
+        1 + varint_len(size) as u64 + size
     }
 
     /// Appends `tag, length, KeyValue`. Its row was read before unless only keys are wanted.

@@ -32,6 +32,7 @@ pub mod members;
 pub mod meta;
 mod plan;
 pub mod quota;
+mod range_job;
 pub mod settings;
 mod txn;
 pub mod validate;
@@ -43,6 +44,7 @@ pub use apply::{Applied, Response};
 pub use compaction::CompactionProgress;
 pub use decode::{decode_internal_request, decode_txn, DecodeError, Payload};
 pub use members::MemberChange;
+pub use range_job::RangeJob;
 pub use settings::ClusterVersion;
 pub use whole_hash::WholeHashJob;
 
