@@ -5,7 +5,6 @@
 
 use bytes::Bytes;
 use engine::error::RequestError;
-use engine::lease::Config;
 use engine::page::Pages;
 use engine::store::{
     self, decode_internal_request, decode_txn, validate, wrap, Options, Payload, Response, Store,
@@ -286,8 +285,22 @@ impl Session {
         Ok(out.split_off(6))
     }
 
+    /// A request that the recording gives as bytes; `None` if it was refused as malformed.
+    fn raw_put(&mut self, raw: Vec<u8>, line: &Value) -> Option<Answer> {
+        match PutRequest::decode(&raw[..]) {
+            Ok(request) => Some(self.put_request(request)),
+            Err(_) => {
+                assert_eq!(line["error"]["code"], 13);
+                None
+            }
+        }
+    }
+
     fn put(&mut self, json: &Json<'_>) -> Answer {
-        let request = put(json);
+        self.put_request(put(json))
+    }
+
+    fn put_request(&mut self, request: PutRequest) -> Answer {
         validate::validate_put(&request)?;
         let response = self.apply(InternalRaftRequest {
             put: Some(request),
@@ -407,12 +420,13 @@ impl Session {
             index: vec![],
         };
         let picked_id = call == "Lease/LeaseGrant" && json.int("ID") == 0;
-        let raw_request = line.get("request_raw").is_some();
-        if picked_id || raw_request {
-            self.skipped += 1;
-            return;
-        }
-        let Some(answer) = self.unary(call, &json) else {
+        let raw_request = line["request_raw"].as_str();
+        let answer = match (picked_id, raw_request) {
+            (false, None) => self.unary(call, &json),
+            (false, Some(raw)) if call == "KV/Put" => self.raw_put(base64(raw), line),
+            _ => None,
+        };
+        let Some(answer) = answer else {
             self.skipped += 1;
             return;
         };
@@ -448,12 +462,19 @@ fn replay(name: &str, compared_min: usize) {
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
     let ids = lines.next().unwrap()["ids"].clone();
     let id = |name: &str| ids[name].as_str().unwrap().parse::<u64>().unwrap();
-    let mut options = Options::new(Config {
+    let lease = engine::lease::Config {
         min_ttl_seconds: 2,
         revoke_retry_ns: 7_000_000_000,
         drift_bound_ppm: 0,
         checkpoint: None,
-    });
+    };
+    let watch = engine::watch::Config {
+        identity: engine::watch::Identity::default(),
+        max_request_bytes: 1_572_864,
+        progress_interval_ns: 0,
+        seed: 1,
+    };
+    let mut options = Options::new(lease, watch);
     options.quota_bytes = None;
     let mut session = Session {
         name: name.to_owned(),

@@ -13,13 +13,13 @@ use proto::etcdserverpb::{
 };
 
 /// Rows that are read together, sorted by where they lie.
-const BATCH_KEYS: usize = 128;
+pub(crate) const BATCH_KEYS: usize = 128;
 
 /// A range gives up collecting absent pages at this number and asks for them.
 const MISSING_PAGES_MAX: usize = 256;
 
 const TAG_HEADER: u8 = 0x0a;
-const TAG_KVS: u8 = 0x12;
+pub(crate) const TAG_KVS: u8 = 0x12;
 const TAG_MORE: u8 = 0x18;
 const TAG_COUNT: u8 = 0x20;
 
@@ -88,7 +88,7 @@ fn fetch_limit(request: &RangeRequest) -> usize {
     }
 }
 
-fn limit(request: &RangeRequest) -> usize {
+pub(crate) fn limit(request: &RangeRequest) -> usize {
     match usize::try_from(request.limit) {
         Ok(limit) if limit > 0 => limit,
         _ => usize::MAX,
@@ -140,11 +140,7 @@ impl<'p> Reader<'p> {
             Err(error) => return Ok(Err(error)),
         };
         let start = out.len();
-        out.push(TAG_HEADER);
-        put_varint(out, header.encoded_len() as u64);
-        header
-            .encode(out)
-            .expect("a vector grows as far as it must");
+        append_header(header, out);
         let done = self.append_range(request, revision, out);
         if done.is_err() {
             out.truncate(start);
@@ -161,7 +157,7 @@ impl<'p> Reader<'p> {
         let range = KeyRange::new(&request.key, &request.range_end);
         let (more, count) = if request.count_only {
             (false, self.count(range, revision, None)?)
-        } else if effective_order(request) == SortOrder::None && !has_filters(request) {
+        } else if is_plain(request) {
             self.append_unsorted(request, range, revision, out)?
         } else {
             let mut selection = self.select(request, revision, None)?;
@@ -175,13 +171,7 @@ impl<'p> Reader<'p> {
             }
             (selection.more, selection.count)
         };
-        if more {
-            out.extend_from_slice(&[TAG_MORE, 1]);
-        }
-        if count != 0 {
-            out.push(TAG_COUNT);
-            put_varint(out, count as u64);
-        }
+        append_end(more, count, out);
         Ok(())
     }
 
@@ -298,6 +288,30 @@ impl<'p> Reader<'p> {
         }
         Ok(())
     }
+}
+
+pub(crate) fn append_header(header: &ResponseHeader, out: &mut Vec<u8>) {
+    out.push(TAG_HEADER);
+    put_varint(out, header.encoded_len() as u64);
+    header
+        .encode(out)
+        .expect("a vector grows as far as it must");
+}
+
+/// What follows the keys.
+pub(crate) fn append_end(more: bool, count: i64, out: &mut Vec<u8>) {
+    if more {
+        out.extend_from_slice(&[TAG_MORE, 1]);
+    }
+    if count != 0 {
+        out.push(TAG_COUNT);
+        put_varint(out, count as u64);
+    }
+}
+
+/// Whether the answer is the keys as they lie, up to the limit.
+pub(crate) fn is_plain(request: &RangeRequest) -> bool {
+    !request.count_only && effective_order(request) == SortOrder::None && !has_filters(request)
 }
 
 fn batch_for(revision: Option<i64>, batch: Option<&Batch>) -> Option<&Batch> {

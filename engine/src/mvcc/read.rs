@@ -35,6 +35,8 @@ pub struct Found<'p> {
     pub create: i64,
     pub version: i64,
     pub lease: i64,
+    /// Length of the encoded pair with its value.
+    pub size: u64,
     source: Source<'p>,
 }
 
@@ -164,7 +166,7 @@ impl<'p> Reader<'p> {
             KeyRange::One(key) => Stored::One(key),
             range => {
                 let (from, to) = range.bounds();
-                Stored::Many(reader.trees.keys.range(reader.pages, from, to))
+                Stored::Many(Box::new(reader.trees.keys.range(reader.pages, from, to)))
             }
         };
         Walk {
@@ -173,6 +175,24 @@ impl<'p> Reader<'p> {
             stored,
             ahead: None,
             pending: batch.map(|batch| (batch, batch.pending(&range).peekable())),
+        }
+    }
+
+    /// As [`Reader::walk`] over several keys or none, without a transaction: what it finds outlives the range.
+    pub fn walk_from(&self, range: &KeyRange<'_>, revision: i64) -> Walk<'p> {
+        let stored = match range.is_empty() {
+            true => Stored::End,
+            false => {
+                let (from, to) = range.bounds();
+                Stored::Many(Box::new(self.trees.keys.range(self.pages, from, to)))
+            }
+        };
+        Walk {
+            reader: *self,
+            revision: Some(revision).filter(|&revision| revision < self.revision),
+            stored,
+            ahead: None,
+            pending: None,
         }
     }
 
@@ -229,10 +249,9 @@ impl<'p> Reader<'p> {
             let row = Row::decode(at, row).expect(WELL_FORMED);
             let body = row.body();
             let kv = Kv::parse(&body).expect(WELL_FORMED);
-            if row.tombstone || kv.version == 1 {
-                if range.contains(kv.key) {
-                    count += if row.tombstone { 1 } else { -1 };
-                }
+            let (died, born) = (row.tombstone, kv.version == 1);
+            if (died || born) && range.contains(kv.key) {
+                count += i64::from(died) - i64::from(born);
             }
         }
         Ok(count)
@@ -264,6 +283,7 @@ impl<'p> Found<'p> {
             create: head.create,
             version: head.version,
             lease: head.lease,
+            size: head.size,
             source: Source::Row,
         }
     }
@@ -277,6 +297,7 @@ impl<'p> Found<'p> {
             create: kv.create,
             version: kv.version,
             lease: kv.lease,
+            size: body.len() as u64,
             source: Source::Body(body),
         }
     }
@@ -289,6 +310,7 @@ impl<'p> Found<'p> {
             create: change.create,
             version: change.version,
             lease: change.lease,
+            size: change.kv(batch.main()).encoded_len() as u64,
             source: Source::Pending(change.kv(batch.main())),
         })
     }
@@ -352,6 +374,15 @@ impl<'p> Found<'p> {
         Ok(message)
     }
 
+    /// Length of what [`Found::append_field`] appends.
+    pub fn field_len(&self, keys_only: bool) -> u64 {
+        let size = match keys_only {
+            true => self.kv_without_value().encoded_len() as u64,
+            false => self.size,
+        };
+        1 + varint_len(size) as u64 + size
+    }
+
     /// Appends `tag, length, KeyValue`. Its row was read before unless only keys are wanted.
     pub fn append_field(&self, tag: u8, keys_only: bool, out: &mut Vec<u8>) {
         let kv = match &self.source {
@@ -381,7 +412,7 @@ fn append_body(tag: u8, body: &[u8], keys_only: bool, out: &mut Vec<u8>) {
 enum Stored<'p> {
     End,
     One(&'p [u8]),
-    Many(Cursor<'p>),
+    Many(Box<Cursor<'p>>),
 }
 
 type Cell<'p> = (Cow<'p, [u8]>, &'p [u8]);

@@ -13,7 +13,7 @@ pub fn put_varint(out: &mut Vec<u8>, mut value: u64) {
 
 pub fn varint_len(value: u64) -> usize {
     // 1 byte per started group of 7 bits; zero takes one byte as well.
-    ((64 - (value | 1).leading_zeros() as usize) + 6) / 7
+    (64 - (value | 1).leading_zeros() as usize).div_ceil(7)
 }
 
 /// Takes one number off the front of `input`.

@@ -19,8 +19,13 @@ use std::fmt;
 /// Levels of nesting whatever `--max-txn-ops` says: building and dropping the decoded tree recurses.
 pub const TXN_LEVELS_MAX: usize = 512;
 
+// Fields of `InternalRaftRequest`.
+const FIELD_ID: u32 = 1;
+const FIELD_V2: u32 = 2;
+const OPERATION_PUT: u32 = 4;
+const OPERATION_DELETE_RANGE: u32 = 5;
 const OPERATION_TXN: u32 = 6;
-const OPERATION_V2: u32 = 2;
+const FIELD_HEADER: u32 = 100;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DecodeError {
@@ -259,14 +264,32 @@ fn is_known_operation(field: u32) -> bool {
     )
 }
 
+/// The operations of the hot path are decoded on the way; the others, which are small and rare, by the generated code.
 fn decode_v3(input: Bytes) -> Result<Payload, DecodeError> {
+    let mut request = Box::<InternalRaftRequest>::default();
     let mut rest = input.clone();
     let mut operation = None;
-    let mut v2 = None;
+    let mut is_rare = false;
     let mut txn: Option<Bytes> = None;
     while rest.has_remaining() {
         let (field, wire) = decode_key(&mut rest)?;
+        if is_known_operation(field) {
+            one_operation(&mut operation, field)?;
+        }
         match field {
+            FIELD_V2 => return decode_v2(take_message(wire, &mut rest)?),
+            FIELD_HEADER => {
+                let header = request.header.get_or_insert_default();
+                header.merge(take_message(wire, &mut rest)?)?;
+            }
+            OPERATION_PUT => {
+                let put = request.put.get_or_insert_default();
+                put.merge(take_message(wire, &mut rest)?)?;
+            }
+            OPERATION_DELETE_RANGE => {
+                let delete = request.delete_range.get_or_insert_default();
+                delete.merge(take_message(wire, &mut rest)?)?;
+            }
             OPERATION_TXN => {
                 let body = take_message(wire, &mut rest)?;
                 // A field that comes again is merged; concatenation is the same.
@@ -274,34 +297,25 @@ fn decode_v3(input: Bytes) -> Result<Payload, DecodeError> {
                     None => body,
                     Some(before) => Bytes::from([&before[..], &body[..]].concat()),
                 });
-                one_operation(&mut operation, field)?;
             }
-            OPERATION_V2 => v2 = Some(decode_v2(take_message(wire, &mut rest)?)?),
             _ => {
-                if is_known_operation(field) {
-                    one_operation(&mut operation, field)?;
-                } else if !matches!(field, 1 | 100) {
-                    skip_field(wire, field, &mut rest, DecodeContext::default())?;
+                is_rare = true;
+                skip_field(wire, field, &mut rest, DecodeContext::default())?;
+                if field != FIELD_ID && !is_known_operation(field) {
                     return Err(DecodeError::UnknownOperation { field });
                 }
-                skip_field(wire, field, &mut rest, DecodeContext::default())?;
             }
         }
     }
-    if let Some(v2) = v2 {
-        return Ok(v2);
+    if operation.is_none() {
+        return Err(DecodeError::NotOneOperation);
     }
-    let request = match txn {
-        None => InternalRaftRequest::decode(input)?,
-        Some(txn) => InternalRaftRequest {
-            txn: Some(decode_levels(txn, usize::MAX)?),
-            ..decode_without_txn(input)?
-        },
-    };
-    match operation {
-        Some(_) => Ok(Payload::Request(Box::new(request))),
-        None => Err(DecodeError::NotOneOperation),
+    if let Some(txn) = txn {
+        request.txn = Some(decode_levels(txn, usize::MAX)?);
+    } else if is_rare {
+        *request = InternalRaftRequest::decode(input)?;
     }
+    Ok(Payload::Request(request))
 }
 
 fn one_operation(operation: &mut Option<u32>, field: u32) -> Result<(), DecodeError> {
@@ -309,21 +323,6 @@ fn one_operation(operation: &mut Option<u32>, field: u32) -> Result<(), DecodeEr
         Some(before) if before != field => Err(DecodeError::NotOneOperation),
         _ => Ok(()),
     }
-}
-
-/// The fields around a transaction: header and id.
-fn decode_without_txn(input: Bytes) -> Result<InternalRaftRequest, DecodeError> {
-    let mut rest = input.clone();
-    let mut around = Vec::new();
-    while rest.has_remaining() {
-        let start = input.len() - rest.len();
-        let (field, wire) = decode_key(&mut rest)?;
-        skip_field(wire, field, &mut rest, DecodeContext::default())?;
-        if field != OPERATION_TXN {
-            around.extend_from_slice(&input[start..input.len() - rest.len()]);
-        }
-    }
-    Ok(InternalRaftRequest::decode(&around[..])?)
 }
 
 /// The part of a v2 `Request` that matters (proto2: id 1, method 2, path 3, value 4).
@@ -339,9 +338,7 @@ struct V2Request {
 
 fn decode_v2(input: Bytes) -> Result<Payload, DecodeError> {
     let request = V2Request::decode(input)?;
-    let known = || DecodeError::UnknownOperation {
-        field: OPERATION_V2,
-    };
+    let known = || DecodeError::UnknownOperation { field: FIELD_V2 };
     let path = match request.method.as_str() {
         "PUT" => request.path.as_str(),
         // Expiry of the v2 store's keys, of which there are none here.

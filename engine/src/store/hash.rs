@@ -139,7 +139,10 @@ impl HashJob {
 
     fn start(&mut self, store: &Store) -> Step {
         // The newest revision is hashed anew even if a compaction remembers its hash, as in etcd.
-        let remembered = store.remembered_hash(self.revision);
+        let remembered = match self.revision {
+            0 => None,
+            revision => store.remembered_hash(revision),
+        };
         if self.revision == 0 {
             self.revision = store.revision;
         }

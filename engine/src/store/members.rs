@@ -88,12 +88,12 @@ fn parse_context(context: &[u8]) -> Result<Context, BadConfChange> {
     })
 }
 
-fn peer_urls(member: &Member) -> &[String] {
+pub(super) fn peer_urls(member: &Member) -> &[String] {
     let attributes = member.raft_attributes.as_ref();
     attributes.map_or(&[], |attributes| &attributes.peer_urls)
 }
 
-fn is_learner(member: &Member) -> bool {
+pub(super) fn is_learner(member: &Member) -> bool {
     let attributes = member.raft_attributes.as_ref();
     attributes.is_some_and(|attributes| attributes.is_learner)
 }

@@ -32,17 +32,21 @@ pub mod members;
 pub mod meta;
 mod plan;
 pub mod quota;
+mod range_job;
 pub mod settings;
 mod txn;
 pub mod validate;
 mod watching;
+mod whole_hash;
 pub mod wrap;
 
 pub use apply::{Applied, Response};
 pub use compaction::CompactionProgress;
 pub use decode::{decode_internal_request, decode_txn, DecodeError, Payload};
 pub use members::MemberChange;
+pub use range_job::RangeJob;
 pub use settings::ClusterVersion;
+pub use whole_hash::WholeHashJob;
 
 /// Configuration of this member. What differs between members must not change what an entry does, except where etcd
 /// has it so (the lease minimum, which is stored).

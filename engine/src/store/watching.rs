@@ -109,6 +109,15 @@ impl Store {
         self.hub.catch_up(&reader, budget)
     }
 
+    /// Visits rows in order, see [`History::rows`]: for exports and checks.
+    pub fn visit_rows(
+        &self,
+        from: Position,
+        visit: &mut dyn FnMut(Position, &EventRef<'_>) -> ControlFlow<()>,
+    ) -> Result<(), Miss> {
+        self.reader().rows(from, visit)
+    }
+
     /// Takes over the watchers of the store that this one, opened from a snapshot, replaces.
     pub fn adopt_watchers(&mut self, replaced: Store) {
         self.hub = replaced.hub;
