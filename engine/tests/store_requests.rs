@@ -527,6 +527,33 @@ fn alarms_refuse_what_needs_space_or_trust() {
 }
 
 #[test]
+fn a_put_over_quota_is_applied_and_told() {
+    let mut machine = Machine::new();
+    machine.put("a", "1").unwrap();
+    let quota = machine.store.pages().file_bytes() + 300;
+    machine.store.options_mut().quota_bytes = Some(quota);
+    assert!(machine.store.over_quota(300));
+    assert!(!machine.store.over_quota(299));
+    assert!(!machine.store.over_quota(0));
+    let mut apply = |put: PutRequest| {
+        machine.index += 1;
+        let entry = InternalRaftRequest {
+            put: Some(put),
+            ..InternalRaftRequest::default()
+        };
+        let applied = machine.store.apply(machine.index, 1, Some(&entry), 0);
+        let applied = applied.unwrap();
+        (applied.response.is_ok(), applied.over_quota)
+    };
+    assert_eq!(apply(put("a", "2")), (true, false));
+    let large = PutRequest {
+        value: Bytes::from_static(&[1; 100]),
+        ..put("a", "")
+    };
+    assert_eq!(apply(large), (true, true));
+}
+
+#[test]
 fn what_crashes_etcd_is_an_error() {
     let mut machine = Machine::new();
     assert_eq!(machine.alarm(9, 1), Err(RequestError::UnknownAlarmAction));

@@ -2,7 +2,7 @@
 
 use super::batch::Batch;
 use super::key_range::KeyRange;
-use super::read::{Found, Reader};
+use super::read::{Found, Reader, Walk};
 use super::varint::put_varint;
 use crate::error::RequestError;
 use crate::page::Miss;
@@ -158,7 +158,11 @@ impl<'p> Reader<'p> {
         let (more, count) = if request.count_only {
             (false, self.count(range, revision, None)?)
         } else if is_plain(request) {
-            self.append_unsorted(request, range, revision, out)?
+            let walk = self.walk(range, revision, None);
+            self.append_walk(request, range, walk, revision, out)?
+        } else if is_backwards(request) {
+            let walk = self.walk_stored(&range, revision.unwrap_or(self.revision), true);
+            self.append_walk(request, range, walk, revision, out)?
         } else {
             let mut selection = self.select(request, revision, None)?;
             if !request.keys_only {
@@ -175,17 +179,21 @@ impl<'p> Reader<'p> {
         Ok(())
     }
 
-    /// The common case: key order, nothing dropped, so keys go out batch by batch.
-    fn append_unsorted(
+    /// The common case: nothing is sorted or dropped, so keys go out batch by batch.
+    fn append_walk<'a>(
         &self,
         request: &RangeRequest,
         range: KeyRange<'_>,
+        mut walk: Walk<'a>,
         revision: Option<i64>,
         out: &mut Vec<u8>,
-    ) -> Result<(bool, i64), Miss> {
+    ) -> Result<(bool, i64), Miss>
+    where
+        'p: 'a,
+    {
+        let reader: Reader<'a> = *self;
         let limit = limit(request);
-        let mut walk = self.walk(range, revision, None);
-        let mut batch: Vec<Found<'_>> = Vec::new();
+        let mut batch: Vec<Found<'a>> = Vec::new();
         let mut missing = Miss::default();
         let mut taken = 0;
         let more = loop {
@@ -204,7 +212,7 @@ impl<'p> Reader<'p> {
             }
             if last || batch.len() == BATCH_KEYS {
                 if !request.keys_only {
-                    self.read_bodies(&mut batch, &mut missing);
+                    reader.read_bodies(&mut batch, &mut missing);
                 }
                 if missing.is_empty() {
                     for found in &batch {
@@ -312,6 +320,13 @@ pub(crate) fn append_end(more: bool, count: i64, out: &mut Vec<u8>) {
 /// Whether the answer is the keys as they lie, up to the limit.
 pub(crate) fn is_plain(request: &RangeRequest) -> bool {
     !request.count_only && effective_order(request) == SortOrder::None && !has_filters(request)
+}
+
+/// Whether the answer is the keys in reverse, up to the limit.
+fn is_backwards(request: &RangeRequest) -> bool {
+    effective_order(request) == SortOrder::Descend
+        && request.sort_target == SortTarget::Key as i32
+        && !has_filters(request)
 }
 
 fn batch_for(revision: Option<i64>, batch: Option<&Batch>) -> Option<&Batch> {

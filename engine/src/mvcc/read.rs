@@ -178,14 +178,14 @@ impl<'p> Reader<'p> {
         }
     }
 
-    /// As [`Reader::walk`] over several keys or none, without a transaction: what it finds outlives the range.
-    pub fn walk_from(&self, range: &KeyRange<'_>, revision: i64) -> Walk<'p> {
-        let stored = match range.is_empty() {
-            true => Stored::End,
-            false => {
-                let (from, to) = range.bounds();
-                Stored::Many(Box::new(self.trees.keys.range(self.pages, from, to)))
-            }
+    /// As [`Reader::walk`], without a transaction: what it finds outlives the range. `backwards`: the last key first.
+    pub fn walk_stored(&self, range: &KeyRange<'_>, revision: i64, backwards: bool) -> Walk<'p> {
+        let (from, to) = range.bounds();
+        let keys = &self.trees.keys;
+        let stored = match (range.is_empty(), backwards) {
+            (true, _) => Stored::End,
+            (_, true) => Stored::Many(Box::new(keys.range_rev(self.pages, from, to))),
+            (_, false) => Stored::Many(Box::new(keys.range(self.pages, from, to))),
         };
         Walk {
             reader: *self,

@@ -156,11 +156,6 @@ impl Store {
         Ok(keys)
     }
 
-    /// Number of keys attached to a lease.
-    pub fn lease_key_count(&self, id: i64) -> Result<u64, Miss> {
-        Ok(self.lease_keys(id)?.len() as u64)
-    }
-
     /// The stored leases, for opening.
     pub(super) fn lease_records(&self) -> Result<Vec<LeaseRecord>, Miss> {
         let tree = &self.trees.leases;

@@ -172,6 +172,11 @@ impl Store {
         &mut self.pages
     }
 
+    /// For what can change while the process runs, such as the quota.
+    pub fn options_mut(&mut self) -> &mut Options {
+        &mut self.options
+    }
+
     pub fn revision(&self) -> i64 {
         self.revision
     }

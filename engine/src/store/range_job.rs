@@ -174,7 +174,7 @@ impl RangeJob {
         let from = place.clone();
         let mut walk = store
             .reader()
-            .walk_from(&from.range(&self.request), self.revision);
+            .walk_stored(&from.range(&self.request), self.revision, false);
         for seen in 0..budget.max(1) {
             if place.taken == self.limit {
                 place.ended = true;

@@ -21,6 +21,8 @@ pub struct Model {
     pub compacted: i64,
     pub rows: BTreeMap<(i64, i64), Row>,
     leases: BTreeSet<i64>,
+    /// Every change there ever was, by revision.
+    pub log: BTreeMap<i64, Vec<Row>>,
 }
 
 type View = BTreeMap<Vec<u8>, KeyValue>;
@@ -47,6 +49,7 @@ impl Model {
             compacted: -1,
             rows: BTreeMap::new(),
             leases: BTreeSet::new(),
+            log: BTreeMap::new(),
         }
     }
 
@@ -360,7 +363,24 @@ impl Model {
         Ok(response)
     }
 
+    /// The key as it stood at a revision that is not compacted.
+    pub fn value_at(&self, key: &[u8], revision: i64) -> Option<KeyValue> {
+        match revision < self.compacted {
+            true => None,
+            false => self.view(revision).remove(key),
+        }
+    }
+
     fn commit(&mut self) {
+        let main = self.revision + 1;
+        let changes: Vec<_> = self
+            .rows
+            .range((main, 0)..)
+            .map(|(_, row)| row.clone())
+            .collect();
+        if !changes.is_empty() {
+            self.log.insert(main, changes);
+        }
         self.revision = self.running_revision();
     }
 
