@@ -182,12 +182,10 @@ impl Store {
 
     /// `cost`: of the request against the quota; zero for one that needs no space.
     fn refused_by_alarm(&self, cost: u64) -> Option<RequestError> {
-        if self.settings.corrupt() {
-            Some(RequestError::Corrupt)
-        } else if cost > 0 && self.settings.no_space() {
-            Some(RequestError::NoSpace)
-        } else {
-            None
+        match self.settings.ruling_alarm()? {
+            AlarmType::Corrupt => Some(RequestError::Corrupt),
+            AlarmType::Nospace if cost > 0 => Some(RequestError::NoSpace),
+            _ => None,
         }
     }
 

@@ -13,7 +13,7 @@ use proto::etcdserverpb::{
     alarm_request::AlarmAction, AlarmMember, AlarmRequest, AlarmResponse, AlarmType,
 };
 use proto::membershippb::{ClusterVersionSetRequest, DowngradeInfoSetRequest};
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Bound;
 use std::str::FromStr;
@@ -79,8 +79,8 @@ impl FromStr for ClusterVersion {
 /// The copy in memory.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct Settings {
-    /// (member id, alarm type)
-    pub alarms: BTreeSet<(u64, i32)>,
+    /// (member id, alarm type), with the number of the entry that raised it.
+    pub alarms: BTreeMap<(u64, i32), u64>,
     pub cluster_version: Option<ClusterVersion>,
     pub downgrade: Option<DowngradeInfoSetRequest>,
     pub members: Members,
@@ -102,7 +102,8 @@ impl Settings {
         match kind {
             KIND_ALARM => {
                 let alarm = i32::from_be_bytes(*rest.get(8..)?.first_chunk()?);
-                self.alarms.insert((id()?, alarm));
+                let raised = u64::from_be_bytes(*value.first_chunk()?);
+                self.alarms.insert((id()?, alarm), raised);
             }
             KIND_CLUSTER_VERSION => {
                 self.cluster_version = Some(std::str::from_utf8(value).ok()?.parse().ok()?);
@@ -122,16 +123,10 @@ impl Settings {
         Some(())
     }
 
-    fn alarm_active(&self, alarm: AlarmType) -> bool {
-        self.alarms.iter().any(|&(_, kind)| kind == alarm as i32)
-    }
-
-    pub fn no_space(&self) -> bool {
-        self.alarm_active(AlarmType::Nospace)
-    }
-
-    pub fn corrupt(&self) -> bool {
-        self.alarm_active(AlarmType::Corrupt)
+    /// The kind of alarm that decides what is refused: the one raised last, as in etcd.
+    pub fn ruling_alarm(&self) -> Option<AlarmType> {
+        let last = self.alarms.iter().max_by_key(|(_, raised)| **raised);
+        last.and_then(|((_, kind), _)| AlarmType::try_from(*kind).ok())
     }
 
     pub fn checks_direct_ranges(&self) -> bool {
@@ -170,14 +165,6 @@ impl Store {
         self.alarms_of(AlarmType::None as i32)
     }
 
-    pub fn no_space_alarm(&self) -> bool {
-        self.settings.no_space()
-    }
-
-    pub fn corrupt_alarm(&self) -> bool {
-        self.settings.corrupt()
-    }
-
     pub fn cluster_version(&self) -> Option<ClusterVersion> {
         self.settings.cluster_version
     }
@@ -192,7 +179,7 @@ impl Store {
         let wanted = |kind: i32| alarm == AlarmType::None as i32 || alarm == kind;
         self.settings
             .alarms
-            .iter()
+            .keys()
             .filter(|&&(_, kind)| wanted(kind))
             .map(|&(member_id, alarm)| AlarmMember { member_id, alarm })
             .collect()
@@ -213,14 +200,15 @@ impl Store {
             Ok(AlarmAction::Activate) => match AlarmType::try_from(request.alarm) {
                 Err(_) => return Ok(Err(RequestError::UnknownAlarmType)),
                 Ok(AlarmType::None) => alarms.clear(),
-                Ok(_) if self.settings.alarms.contains(&entry) => {}
+                Ok(_) if self.settings.alarms.contains_key(&entry) => {}
                 Ok(_) => {
-                    self.set(&key, &[])?;
-                    self.settings.alarms.insert(entry);
+                    let raised = self.applied_index + 1;
+                    self.set(&key, &raised.to_be_bytes())?;
+                    self.settings.alarms.insert(entry, raised);
                 }
             },
             Ok(AlarmAction::Deactivate) => {
-                if self.settings.alarms.contains(&entry) {
+                if self.settings.alarms.contains_key(&entry) {
                     self.trees.settings.remove(&mut self.pages, &key)?;
                     self.settings.alarms.remove(&entry);
                 } else {

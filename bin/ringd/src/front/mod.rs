@@ -65,6 +65,8 @@ struct Connection {
     server: Server,
     streams: BTreeMap<u32, StreamState>,
     dirty: bool,
+    /// It speaks a protocol that is not served.
+    refused: bool,
 }
 
 pub struct Front {
@@ -114,6 +116,7 @@ impl Front {
                 server,
                 streams: BTreeMap::new(),
                 dirty: false,
+                refused: false,
             },
         );
         self.mark(id);
@@ -223,7 +226,7 @@ impl Front {
     pub fn should_close(&self, connection: u32) -> bool {
         self.connections
             .get(&connection)
-            .is_none_or(|entry| entry.server.should_close())
+            .is_none_or(|entry| entry.refused || entry.server.should_close())
     }
 
     /// Bytes left the connection's output: streams whose backlog shrank may go on.
@@ -354,7 +357,12 @@ impl Front {
                     }
                     demands.push(Demand::Cancel { call });
                 }
-                Event::Http1 { .. } => {}
+                // Only gRPC is served here yet: better a closed connection than one that never answers.
+                Event::Http1 { .. } => {
+                    if let Some(entry) = self.connections.get_mut(&connection) {
+                        entry.refused = true;
+                    }
+                }
             }
         }
     }

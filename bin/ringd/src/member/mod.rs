@@ -265,6 +265,13 @@ impl Member {
             Request::Txn(ref txn) if !read::is_read_only(txn) => {
                 self.ask_write(call, request, now_ns)
             }
+            Request::Txn(ref txn) => {
+                let limit = self.config.txn_ops_max;
+                match engine::store::validate::validate_txn(txn, limit) {
+                    Ok(()) => self.ask_read(call, request, now_ns),
+                    Err(error) => self.reply(call, Err(error.into())),
+                }
+            }
             Request::Watch(watch) => self.ask_watch(call, watch, now_ns),
             Request::Defragment => self.defragment(call),
             Request::MoveLeader(request) => self.move_leader(call, request.target_id),

@@ -178,12 +178,7 @@ impl Member {
 
     /// Refuses what would exceed the quota, and raises the alarm.
     fn admit(&mut self, cost_bytes: u64) -> Result<(), Status> {
-        if cost_bytes == 0 {
-            return Ok(());
-        }
-        if self.store.no_space_alarm() {
-            return Err(RequestError::NoSpace.into());
-        }
+        // An active alarm refuses when the entry is applied, after the checks of form.
         if self.store.over_quota(cost_bytes) {
             self.raise_no_space();
             return Err(RequestError::NoSpace.into());
