@@ -24,6 +24,8 @@ const PAGE_FILE: &str = "store.pages";
 /// The server version that clients see: the etcd release whose behaviour this is.
 pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
+/// Recent log entries kept in memory.
+const LOG_RING_BYTES_MAX: u64 = 16 << 20;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
@@ -175,6 +177,7 @@ fn build(
     raft_config.election_ticks = config.election_ticks() as u32;
     raft_config.pre_vote = config.pre_vote;
     raft_config.seed = random_u64()?;
+    raft_config.ring_bytes_max = LOG_RING_BYTES_MAX;
     let node = raft::Node::new(
         raft_config,
         raft::Initial {

@@ -125,7 +125,15 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
         for (listener, _) in clients {
             listeners.push(Listener::from_std(listener)?);
         }
-        Ok::<_, std::io::Error>(shell.serve(listeners, || announce_ready(config, log)).await)
+        Ok::<_, std::io::Error>(
+            shell
+                .serve(
+                    listeners,
+                    || announce_ready(config, log),
+                    |line| warn!(log, "the member reports a problem", "problem" => line),
+                )
+                .await,
+        )
     })?;
     drop(peers);
     match ended {

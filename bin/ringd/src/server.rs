@@ -15,6 +15,10 @@ use crate::{
 pub enum Operation {
     WriteLog(engine::wal::Write),
     LogFile(engine::wal::FileOp),
+    ReadLog {
+        from: u64,
+        job: engine::wal::ReadJob,
+    },
     Fetch(engine::page::FetchJob),
     Checkpoint(engine::page::CheckpointJob),
     /// The member cannot go on; the text names file, offset and error.
@@ -164,6 +168,7 @@ impl Server {
             }
             Effect::WriteLog(write) => operations.push(Operation::WriteLog(write)),
             Effect::LogFile(op) => operations.push(Operation::LogFile(op)),
+            Effect::ReadLog { from, job } => operations.push(Operation::ReadLog { from, job }),
             Effect::Fetch(job) => operations.push(Operation::Fetch(job)),
             Effect::Checkpoint(job) => operations.push(Operation::Checkpoint(job)),
             Effect::Halt(reason) => operations.push(Operation::Halt(reason)),

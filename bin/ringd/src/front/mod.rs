@@ -65,8 +65,20 @@ struct Connection {
     server: Server,
     streams: BTreeMap<u32, StreamState>,
     dirty: bool,
+    /// Streams whose reader is slow.
+    blocked: usize,
     /// It speaks a protocol that is not served.
     refused: bool,
+}
+
+impl Connection {
+    fn forget(&mut self, stream: u32) {
+        if let Some(StreamState::Watch { blocked: true } | StreamState::Feed { blocked: true }) =
+            self.streams.remove(&stream)
+        {
+            self.blocked -= 1;
+        }
+    }
 }
 
 pub struct Front {
@@ -116,6 +128,7 @@ impl Front {
                 server,
                 streams: BTreeMap::new(),
                 dirty: false,
+                blocked: 0,
                 refused: false,
             },
         );
@@ -234,6 +247,9 @@ impl Front {
         let Some(entry) = self.connections.get_mut(&connection) else {
             return;
         };
+        if entry.blocked == 0 {
+            return;
+        }
         let waiting = entry.server.output().len();
         for (stream, state) in &mut entry.streams {
             let (StreamState::Watch { blocked } | StreamState::Feed { blocked }) = state else {
@@ -242,6 +258,7 @@ impl Front {
             let backlog = entry.server.backlog_bytes(StreamId::new(*stream)) + waiting;
             if *blocked && backlog < STREAM_BACKLOG_BYTES_MAX / 2 {
                 *blocked = false;
+                entry.blocked -= 1;
                 demands.push(Demand::Blocked {
                     call: CallId::new(connection, *stream),
                     blocked: false,
@@ -278,6 +295,7 @@ impl Front {
                 let backlog = entry.server.backlog_bytes(stream) + entry.server.output().len();
                 if !*blocked && backlog > STREAM_BACKLOG_BYTES_MAX {
                     *blocked = true;
+                    entry.blocked += 1;
                     demands.push(Demand::Blocked {
                         call,
                         blocked: true,
@@ -291,7 +309,7 @@ impl Front {
                 *pending = pending.saturating_sub(1);
                 if *half_closed && *pending == 0 {
                     entry.server.finish(stream);
-                    entry.streams.remove(&call.stream());
+                    entry.forget(call.stream());
                 }
             }
             StreamState::Held => {}
@@ -305,7 +323,7 @@ impl Front {
             return;
         };
         let stream = StreamId::new(call.stream());
-        entry.streams.remove(&call.stream());
+        entry.forget(call.stream());
         match status {
             None => entry.server.finish(stream),
             Some(status) => entry.server.fail(stream, status.code, &status.message),
@@ -353,7 +371,7 @@ impl Front {
                 Event::Cancel { stream } => {
                     let call = CallId::new(connection, stream.get());
                     if let Some(entry) = self.connections.get_mut(&connection) {
-                        entry.streams.remove(&call.stream());
+                        entry.forget(call.stream());
                     }
                     demands.push(Demand::Cancel { call });
                 }

@@ -176,7 +176,22 @@ impl Member {
         self.background.starved = false;
         match self.store.pages_mut().fetch_done(done) {
             Ok(()) => self.reads.pages_arrived(),
-            Err(error) => self.halt(format!("{error}")),
+            Err(error) => self.damaged(&error.to_string()),
         }
+    }
+
+    /// A page does not pass its check. Reads that wait are refused and the member reports itself; an entry that needs
+    /// the page cannot be applied, so then it stops.
+    fn damaged(&mut self, error: &str) {
+        if !self.apply_queue.is_empty() {
+            return self.halt(format!("{error}; committed entries need that page"));
+        }
+        for read in self.reads.take_parked() {
+            self.refuse(read.call, &read.request, RequestError::Corrupt.into());
+        }
+        while let Some((call, _, _)) = self.background.hashes.pop_front() {
+            self.reply(call, Err(RequestError::Corrupt.into()));
+        }
+        self.raise_corrupt(error);
     }
 }

@@ -6,6 +6,7 @@ use engine::{
     store::meta::LogMark,
     wal::{LogPosition, SegmentId},
 };
+use proto::raftpb::Entry;
 use std::io;
 
 /// Changed pages in memory, of the generation being written back and the next one together.
@@ -15,7 +16,7 @@ const DIRTY_BYTES_MAX: u64 = 256 << 20;
 #[derive(Clone, Copy, Debug)]
 pub struct Thresholds {
     pub dirty_bytes: u64,
-    pub log_entries: u64,
+    pub log_bytes: u64,
     pub interval_ns: u64,
 }
 
@@ -23,7 +24,7 @@ impl Default for Thresholds {
     fn default() -> Thresholds {
         Thresholds {
             dirty_bytes: 64 << 20,
-            log_entries: 400_000,
+            log_bytes: 128 << 20,
             interval_ns: 30_000_000_000,
         }
     }
@@ -37,6 +38,8 @@ pub(super) struct Checkpoints {
     last_begun_ns: u64,
     last_applied: u64,
     forced: bool,
+    /// Entry bytes given to the log since the last checkpoint began.
+    logged_bytes: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -54,7 +57,13 @@ impl Checkpoints {
             last_begun_ns: 0,
             last_applied: 0,
             forced: false,
+            logged_bytes: 0,
         }
+    }
+
+    pub fn note_logged(&mut self, entries: &[Entry]) {
+        let bytes = |entry: &Entry| entry.data.as_ref().map_or(0, |data| data.len()) as u64;
+        self.logged_bytes += entries.iter().map(bytes).sum::<u64>();
     }
 
     pub fn force(&mut self) {
@@ -78,7 +87,7 @@ impl Member {
         let limits = &checkpoints.thresholds;
         let due = checkpoints.forced
             || self.store.pages().dirty_bytes() >= limits.dirty_bytes
-            || applied - checkpoints.last_applied >= limits.log_entries
+            || checkpoints.logged_bytes >= limits.log_bytes
             || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns;
         // No meta page may state a position beyond what this member's own log has made durable.
         if !due || self.wal.durable_index() < applied {
@@ -98,6 +107,7 @@ impl Member {
             self.checkpoints.last_begun_ns = now_ns;
             self.checkpoints.last_applied = applied;
             self.checkpoints.forced = false;
+            self.checkpoints.logged_bytes = 0;
             self.effects.push(Effect::Checkpoint(job));
         }
     }
@@ -119,6 +129,7 @@ impl Member {
         // Falling back to the older meta page must find its log: only what both are past may go.
         if let Some(older) = self.checkpoints.last.replace(covered) {
             self.wal.release(older.first_needed);
+            self.node.compact(self.wal.first_index().saturating_sub(1));
         }
         self.wal.checkpoint_covers(covered.position);
         self.defragmented();

@@ -28,6 +28,9 @@ pub(super) struct Leases {
 
 impl Leases {
     pub fn forget(&mut self, call: CallId) {
+        if self.undecided.is_empty() {
+            return;
+        }
         self.undecided.retain(|_, waiting| waiting.call != call);
     }
 }

@@ -1,7 +1,8 @@
 //! Raft's output to the log, and the log's completions to Raft.
 
 use super::{Effect, Member};
-use engine::wal::{AlignedBuf, Ticket};
+use engine::wal::{AlignedBuf, ReadError, Ticket};
+use proto::raftpb::Entry;
 use raft::Ready;
 use std::io;
 
@@ -15,6 +16,9 @@ impl Member {
                 self.leadership(state, now_ns);
             }
             self.apply_queue.extend(ready.committed);
+            for read in ready.reads {
+                self.read_log(read.from, read.to, read.bytes_max);
+            }
             for read in ready.read_states {
                 self.round_confirmed(read.context, read.index);
             }
@@ -32,10 +36,28 @@ impl Member {
             return;
         }
         self.lazy_hard_state = None;
+        self.checkpoints.note_logged(&ready.entries);
         match self.wal.append(&ready.entries, hard_state.as_ref()) {
             Ok(ticket) => self.persisting.push_back((ticket, ready.seq)),
             // Proposals stop long before the log's bound, so only what Raft must write can meet it.
             Err(error) => self.halt(format!("the write-ahead log cannot take more: {error}")),
+        }
+    }
+
+    /// Reads entries back that have left memory.
+    fn read_log(&mut self, from: u64, to: u64, bytes_max: u64) {
+        match self.wal.read_job(from, to, bytes_max) {
+            Some(job) => self.effects.push(Effect::ReadLog { from, job }),
+            None => self.halt(format!(
+                "log entries {from} to {to} are needed and no longer in the log: this is a defect of the server"
+            )),
+        }
+    }
+
+    pub(super) fn log_read(&mut self, from: u64, result: Result<Vec<Entry>, ReadError>) {
+        match result {
+            Ok(entries) => self.node.entries_read(from, entries),
+            Err(error) => self.halt(format!("reading the log back failed: {error}")),
         }
     }
 

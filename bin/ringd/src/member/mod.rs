@@ -28,9 +28,10 @@ use bytes::Bytes;
 pub use checkpoint::Thresholds;
 use engine::lease::RequestIds;
 use engine::{
+    error::RequestError,
     page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
     store::Store,
-    wal::{AlignedBuf, FileOp, Ticket, Wal, Write},
+    wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
 };
 use propose::{Caller, Proposals};
@@ -67,6 +68,10 @@ pub enum Input {
         tag: u64,
         result: io::Result<()>,
     },
+    LogRead {
+        from: u64,
+        result: Result<Vec<raftpb::Entry>, ReadError>,
+    },
     Fetched {
         done: FetchDone,
     },
@@ -95,6 +100,11 @@ pub enum Effect {
     },
     WriteLog(Write),
     LogFile(FileOp),
+    /// Entries from this index on, to be read back from the log.
+    ReadLog {
+        from: u64,
+        job: ReadJob,
+    },
     Fetch(FetchJob),
     Checkpoint(CheckpointJob),
     Halt(String),
@@ -151,6 +161,10 @@ pub struct Member {
     defragmentations: Vec<CallId>,
     next_tick_ns: u64,
     introduced: Introduction,
+    /// A damaged page was met and the alarm was raised for it.
+    corrupt: bool,
+    /// What the log is to be told.
+    notices: Vec<String>,
     halted: bool,
 }
 
@@ -184,6 +198,8 @@ impl Member {
             defragmentations: Vec::new(),
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
+            corrupt: false,
+            notices: Vec::new(),
             halted: false,
         }
     }
@@ -222,6 +238,7 @@ impl Member {
                 buffer,
             } => self.log_written(tag, result, buffer),
             Input::LogFile { tag, result } => self.log_file_done(tag, result, now_ns),
+            Input::LogRead { from, result } => self.log_read(from, result),
             Input::Fetched { done } => self.fetched(done),
             Input::Checkpointed { result } => self.checkpointed(result),
             Input::Pulse => self.pulse(now_ns),
@@ -235,6 +252,8 @@ impl Member {
         if self.halted {
             return;
         }
+        let (applied_before, _) = self.store.applied();
+        let answers_before = self.effects.len();
         self.begin_round();
         loop {
             self.drain_ready(now_ns);
@@ -247,7 +266,30 @@ impl Member {
         self.run_reads(now_ns);
         self.emit_log_writes(now_ns);
         self.emit_watch_events();
+        if let Some(error) = self.store.pages_mut().take_fault() {
+            self.memory_fault(&error.to_string(), applied_before, answers_before);
+        }
         self.maybe_checkpoint(now_ns);
+    }
+
+    /// A page turned out to be unreadable while this turn read it: nothing that was read leaves.
+    fn memory_fault(&mut self, error: &str, applied_before: u64, answers_before: usize) {
+        if self.store.applied().0 != applied_before {
+            return self.halt(format!(
+                "{error}; entries were applied meanwhile, so this member stops"
+            ));
+        }
+        for effect in &mut self.effects[answers_before..] {
+            if let Effect::Reply { result, .. } = effect {
+                *result = Err(RequestError::Corrupt.into());
+            }
+        }
+        self.raise_corrupt(error);
+    }
+
+    /// Lines for the operator.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notices)
     }
 
     pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
@@ -280,8 +322,7 @@ impl Member {
     }
 
     fn cancel(&mut self, call: CallId) {
-        self.proposals.forget(call);
-        self.reads.forget(call);
+        // An answer to a call that is gone is dropped by the front; only what would go on for ever is ended here.
         self.leases.forget(call);
         self.close_watch(call);
     }

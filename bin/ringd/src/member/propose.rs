@@ -93,18 +93,6 @@ impl Proposals {
     pub fn put_back(&mut self, proposal: Proposal) {
         self.queue.push_front(proposal);
     }
-
-    pub fn forget(&mut self, call: CallId) {
-        for proposal in &mut self.queue {
-            if proposal
-                .caller
-                .as_ref()
-                .is_some_and(|caller| caller.call == call)
-            {
-                proposal.caller = None;
-            }
-        }
-    }
 }
 
 impl Member {
@@ -187,12 +175,24 @@ impl Member {
     }
 
     pub(super) fn raise_no_space(&mut self) {
+        self.raise(pb::AlarmType::Nospace);
+    }
+
+    /// A page of this member is damaged: the cluster is told, and the operator with the place.
+    pub(super) fn raise_corrupt(&mut self, what: &str) {
+        self.notices.push(what.to_string());
+        if !std::mem::replace(&mut self.corrupt, true) {
+            self.raise(pb::AlarmType::Corrupt);
+        }
+    }
+
+    fn raise(&mut self, kind: pb::AlarmType) {
         let mut alarm = pb::AlarmRequest {
             member_id: self.config.member_id,
             ..Default::default()
         };
         alarm.set_action(pb::alarm_request::AlarmAction::Activate);
-        alarm.set_alarm(pb::AlarmType::Nospace);
+        alarm.set_alarm(kind);
         let entry = Box::new(InternalRaftRequest {
             alarm: Some(alarm),
             ..Default::default()

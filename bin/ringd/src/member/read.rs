@@ -56,12 +56,9 @@ impl Reads {
         self.pages_arrived = true;
     }
 
-    pub fn forget(&mut self, call: CallId) {
-        self.unread.retain(|read| read.call != call);
-        self.parked.retain(|read| read.call != call);
-        for round in &mut self.rounds {
-            round.reads.retain(|read| read.call != call);
-        }
+    /// Takes the reads that wait for pages.
+    pub fn take_parked(&mut self) -> Vec<Read> {
+        std::mem::take(&mut self.parked)
     }
 }
 

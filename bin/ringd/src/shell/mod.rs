@@ -153,10 +153,12 @@ impl Shell {
     }
 
     /// Serves until a signal or a failure. Must run on an executor.
-    pub async fn serve(mut self, listeners: Vec<Listener>, on_ready: impl FnOnce()) -> Ended {
-        for listener in listeners {
-            glommio::spawn_local(accept(listener, self.core.clone())).detach();
-        }
+    pub async fn serve(
+        mut self,
+        mut listeners: Vec<Listener>,
+        on_ready: impl FnOnce(),
+        notice: impl Fn(&str),
+    ) -> Ended {
         let beating = Arc::new(AtomicBool::new(true));
         let metronome = self.metronome(beating.clone());
         let mut on_ready = Some(on_ready);
@@ -166,8 +168,15 @@ impl Shell {
             self.start_writers();
             if on_ready.is_some() && self.core.borrow().server.member.is_ready() {
                 if let Some(ready) = on_ready.take() {
+                    // Clients see a member only once the cluster knows its name and addresses.
+                    for listener in listeners.drain(..) {
+                        glommio::spawn_local(accept(listener, self.core.clone())).detach();
+                    }
                     ready();
                 }
+            }
+            for line in self.core.borrow_mut().server.member.take_notices() {
+                notice(&line);
             }
             {
                 let core = self.core.borrow();
@@ -280,6 +289,15 @@ impl Shell {
                             Completion::Input(Input::LogFile {
                                 tag: op.tag,
                                 result: files.run(&op),
+                            })
+                        });
+                    }
+                    Operation::ReadLog { from, job } => {
+                        let files = self.log_files.clone();
+                        self.pool.submit(move || {
+                            Completion::Input(Input::LogRead {
+                                from,
+                                result: job.run(&*files),
                             })
                         });
                     }
