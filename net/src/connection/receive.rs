@@ -228,13 +228,11 @@ impl<S: Default, R: ReadHead> Connection<S, R> {
         end_stream: bool,
         block: &[u8],
     ) -> Received<'a, S, R> {
-        if let Some(key) = self.streams.find(id) {
-            return self.later_block(key, end_stream, block);
-        }
-        if self.role == Role::Client || !id.is_client_initiated() {
-            return self.stray_block(id, end_stream, block);
-        }
-        if id <= self.largest {
+        let opens = self.role == Role::Server && id > self.largest && id.is_client_initiated();
+        if !opens {
+            if let Some(key) = self.streams.find(id) {
+                return self.later_block(key, end_stream, block);
+            }
             if self.skipped.contains(id) {
                 return Err(Error::protocol("stream id below an earlier one"));
             }

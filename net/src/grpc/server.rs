@@ -92,7 +92,8 @@ struct Call {
     answered: bool,
     timeout_ns: Option<u64>,
     deadline_ns: u64,
-    metadata: Metadata,
+    /// Until it is handed over.
+    metadata: Option<Metadata>,
     assembler: Assembler,
     /// The message of a one-message call, while END_STREAM is due.
     complete: Option<Bytes>,
@@ -272,7 +273,7 @@ impl Server {
         call.timeout_ns = start.timeout_ns;
         call.deadline_ns = deadline_ns;
         if one_message {
-            call.metadata = start.metadata;
+            call.metadata = Some(start.metadata);
             if end_stream {
                 return self.reject(key, Status::internal(NO_MESSAGE), events);
             }
@@ -343,7 +344,7 @@ impl Server {
         events.push(Event::Request {
             stream: id,
             method: call.method,
-            metadata: std::mem::take(&mut call.metadata),
+            metadata: call.metadata.take().unwrap_or_default(),
             timeout_ns: call.timeout_ns,
             message,
         });
