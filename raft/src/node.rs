@@ -342,10 +342,7 @@ impl Node {
         match m.r#type() {
             MessageType::MsgVote | MessageType::MsgPreVote => {
                 let forced = m.context() == CAMPAIGN_TRANSFER;
-                let in_lease = self.config.check_quorum
-                    && self.leader != 0
-                    && self.election_elapsed < self.config.election_ticks;
-                if in_lease && !forced {
+                if self.promised_to_leader() && !forced {
                     // Its leader is alive as far as this node knows: a node that lost contact must not disturb it.
                     return false;
                 }
@@ -361,6 +358,15 @@ impl Node {
             _ => self.become_follower(m.term(), 0),
         }
         true
+    }
+
+    /// Whether a leader may rely on this node not to elect another one.
+    fn promised_to_leader(&self) -> bool {
+        let election = self.config.election_ticks;
+        let heard = self.leader != 0 && self.election_elapsed < election;
+        // A node that was restarted does not remember its promise, on which reads by lease may rest.
+        let restarted = self.reads_by_lease() && self.ticks < u64::from(election);
+        self.config.check_quorum && (heard || restarted)
     }
 
     /// A message of an earlier term is not acted on; but its sender may have to learn the term.
