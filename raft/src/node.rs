@@ -194,6 +194,8 @@ pub struct Node {
     pub(crate) broadcast: bool,
     /// A snapshot that the embedding has to install; `true` once it was handed out.
     pub(crate) installing: Option<(Snapshot, bool)>,
+    /// Meanwhile, the configuration as of what is applied.
+    pub(crate) overtaken: Configuration,
     pub(crate) applying: VecDeque<Applying>,
     pub(crate) applying_bytes: u64,
     pub(crate) uncommitted_bytes: u64,
@@ -253,6 +255,7 @@ impl Node {
             told: SoftState::default(),
             broadcast: false,
             installing: None,
+            overtaken: Configuration::default(),
             applying: VecDeque::new(),
             applying_bytes: 0,
             uncommitted_bytes: 0,
