@@ -5,7 +5,7 @@ use std::fmt;
 use proto::raftpb::{ConfState, Entry, HardState};
 
 use crate::confchange::ConfChangeError;
-use crate::log::TermRun;
+use crate::log::{Log, TermRun};
 
 /// How linearizable reads are confirmed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -168,4 +168,52 @@ impl From<ConfChangeError> for Error {
     fn from(error: ConfChangeError) -> Error {
         Error::ConfChange(error)
     }
+}
+
+/// Checks the state given at start, and builds the log from it.
+pub(crate) fn open_log(config: &Config, initial: &Initial) -> Result<Log, Error> {
+    let wrong = |what| Err(Error::Initial(what));
+    let (start, start_term) = initial.start;
+    let first = initial
+        .entries
+        .first()
+        .map_or(start + 1, |entry| entry.index());
+    if first <= start {
+        return wrong("entries begin at or below the start of the log");
+    }
+    let (mut index, mut term) = (start, start_term);
+    for run in &initial.terms {
+        if run.first <= index || run.first >= first || run.term <= term {
+            return wrong("the terms of older entries are not ascending");
+        }
+        (index, term) = (run.first, run.term);
+    }
+    if first > start + 1 && initial.terms.first().map_or(start_term, |run| run.term) == 0 {
+        return wrong("the terms of older entries are missing");
+    }
+    for (entry, index) in initial.entries.iter().zip(first..) {
+        if entry.index() != index || entry.term() < term {
+            return wrong("entries are not consecutive");
+        }
+        term = entry.term();
+    }
+    let mut log = Log::new(
+        initial.start,
+        &initial.terms,
+        initial.entries.clone(),
+        config.ring_bytes_max,
+    );
+    let applied = initial.applied.max(start);
+    if applied > log.last() {
+        return wrong("the log ends below what was applied: a part of it was lost");
+    }
+    if applied + 1 < first && applied < log.last() {
+        return wrong("entries that are not applied are missing");
+    }
+    let commit = initial.hard_state.commit().max(applied);
+    if commit > log.last() {
+        return wrong("the log ends below the commit index: a part of it was lost");
+    }
+    log.set_applied(applied, commit);
+    Ok(log)
 }

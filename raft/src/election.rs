@@ -293,9 +293,20 @@ impl Node {
         let early = vote && self.planted(crate::planted::Fault::VoteUndurable);
         if seq <= self.persisted_seq || early {
             self.messages.push(m);
-        } else {
-            self.gated.push_back(Gated { seq, message: m });
+            return;
         }
+        if let Some(last) = self.gated.back_mut() {
+            // Acknowledgements that wait for the same write are one: the highest. So a stalled disk gathers no more of
+            // them than there are writes.
+            let ack = |m: &Message| m.r#type() == MessageType::MsgAppResp && !m.reject();
+            let same =
+                (last.seq, last.message.to(), last.message.term()) == (seq, m.to(), m.term());
+            if same && ack(&last.message) && ack(&m) {
+                last.message.index = Some(last.message.index().max(m.index()));
+                return;
+            }
+        }
+        self.gated.push_back(Gated { seq, message: m });
     }
 }
 

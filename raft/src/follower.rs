@@ -145,7 +145,9 @@ impl Node {
         self.apply_reading = None;
         self.applying.clear();
         self.applying_bytes = 0;
-        self.installing = Some((snapshot, false));
+        if self.installing.replace((snapshot, false)).is_none() {
+            self.overtaken = self.tracker.config.clone();
+        }
         self.tracker.switch(config, index);
         self.acknowledge(m.from(), index);
     }

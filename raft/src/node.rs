@@ -6,10 +6,10 @@ use std::fmt;
 use proto::raftpb::{ConfState, Entry, HardState, Message, MessageType, Snapshot};
 
 use crate::confchange::Configuration;
-use crate::config::{Config, Error, Initial, ReadOnly};
+use crate::config::{open_log, Config, Error, Initial, ReadOnly};
 use crate::failover::Failover;
 use crate::log::Log;
-use crate::message::{entry_bytes, message, CAMPAIGN_TRANSFER};
+use crate::message::{check_inbound, is_termless, message, CAMPAIGN_TRANSFER};
 use crate::random::Random;
 use crate::read_index::{Forwarding, Rounds};
 use crate::ready::{Applying, Gated, PendingWrite, ReadState, SoftState};
@@ -194,6 +194,8 @@ pub struct Node {
     pub(crate) broadcast: bool,
     /// A snapshot that the embedding has to install; `true` once it was handed out.
     pub(crate) installing: Option<(Snapshot, bool)>,
+    /// Meanwhile, the configuration as of what is applied.
+    pub(crate) overtaken: Configuration,
     pub(crate) applying: VecDeque<Applying>,
     pub(crate) applying_bytes: u64,
     pub(crate) uncommitted_bytes: u64,
@@ -253,6 +255,7 @@ impl Node {
             told: SoftState::default(),
             broadcast: false,
             installing: None,
+            overtaken: Configuration::default(),
             applying: VecDeque::new(),
             applying_bytes: 0,
             uncommitted_bytes: 0,
@@ -313,7 +316,7 @@ impl Node {
 
     /// Takes a message from another node.
     pub fn step(&mut self, m: Message) -> Result<(), StepError> {
-        self.check_message(&m)?;
+        check_inbound(&m, self.id)?;
         let kind = m.r#type();
         if m.term() > self.term && !is_termless(kind) {
             if !self.adopt_term(&m) {
@@ -342,10 +345,7 @@ impl Node {
         match m.r#type() {
             MessageType::MsgVote | MessageType::MsgPreVote => {
                 let forced = m.context() == CAMPAIGN_TRANSFER;
-                let in_lease = self.config.check_quorum
-                    && self.leader != 0
-                    && self.election_elapsed < self.config.election_ticks;
-                if in_lease && !forced {
+                if self.promised_to_leader() && !forced {
                     // Its leader is alive as far as this node knows: a node that lost contact must not disturb it.
                     return false;
                 }
@@ -361,6 +361,15 @@ impl Node {
             _ => self.become_follower(m.term(), 0),
         }
         true
+    }
+
+    /// Whether a leader may rely on this node not to elect another one.
+    fn promised_to_leader(&self) -> bool {
+        let election = self.config.election_ticks;
+        let heard = self.leader != 0 && self.election_elapsed < election;
+        // A node that was restarted does not remember its promise, on which reads by lease may rest.
+        let restarted = self.reads_by_lease() && self.ticks < u64::from(election);
+        self.config.check_quorum && (heard || restarted)
     }
 
     /// A message of an earlier term is not acted on; but its sender may have to learn the term.
@@ -379,59 +388,6 @@ impl Node {
                 self.send(answer);
             }
             _ => {}
-        }
-    }
-
-    /// Rejects what no correct node sends, before anything is done with it.
-    fn check_message(&self, m: &Message) -> Result<(), StepError> {
-        let kind = m.r#type();
-        if is_local(kind)
-            || m.r#type
-                .is_some_and(|raw| MessageType::try_from(raw).is_err())
-        {
-            return Err(StepError::LocalMessage);
-        }
-        let from_self = m.from() == self.id && kind != MessageType::MsgTransferLeader;
-        if m.to() != self.id || m.from() == 0 || from_self {
-            return Err(StepError::WrongAddress);
-        }
-        if m.term() == 0 && !is_termless(kind) {
-            return Err(StepError::Malformed("no term"));
-        }
-        // Everything counts up from terms and indexes; a value at the end of the range can only be forged.
-        if [
-            m.term(),
-            m.index(),
-            m.commit(),
-            m.log_term(),
-            m.reject_hint(),
-        ]
-        .iter()
-        .any(|value| *value >= u64::MAX / 2)
-        {
-            return Err(StepError::Malformed("number out of range"));
-        }
-        match kind {
-            MessageType::MsgApp => check_append(m),
-            MessageType::MsgProp if m.entries.is_empty() => Err(StepError::Malformed("no entry")),
-            MessageType::MsgReadIndex if m.entries.len() != 1 => {
-                Err(StepError::Malformed("a read has one entry"))
-            }
-            MessageType::MsgSnap => {
-                let metadata = m.snapshot.as_ref().and_then(|s| s.metadata.as_ref());
-                match metadata {
-                    Some(meta)
-                        if meta.index() > 0
-                            && meta.term() > 0
-                            && meta.term() <= m.term()
-                            && meta.index() < u64::MAX / 2 =>
-                    {
-                        Ok(())
-                    }
-                    _ => Err(StepError::Malformed("snapshot without index or term")),
-                }
-            }
-            _ => Ok(()),
         }
     }
 
@@ -574,97 +530,4 @@ impl Node {
     pub(crate) fn committed_in_term(&self) -> bool {
         self.log.matches(self.log.commit(), self.term)
     }
-}
-
-/// Kinds that carry no term: what is passed on to the leader is not bound to one.
-fn is_termless(kind: MessageType) -> bool {
-    matches!(
-        kind,
-        MessageType::MsgProp | MessageType::MsgReadIndex | MessageType::MsgTransferLeader
-    )
-}
-
-/// Kinds that never travel between nodes.
-fn is_local(kind: MessageType) -> bool {
-    matches!(
-        kind,
-        MessageType::MsgHup
-            | MessageType::MsgBeat
-            | MessageType::MsgUnreachable
-            | MessageType::MsgSnapStatus
-            | MessageType::MsgCheckQuorum
-            | MessageType::MsgStorageAppend
-            | MessageType::MsgStorageAppendResp
-            | MessageType::MsgStorageApply
-            | MessageType::MsgStorageApplyResp
-            | MessageType::MsgForgetLeader
-    )
-}
-
-fn check_append(m: &Message) -> Result<(), StepError> {
-    let (mut index, mut term) = (m.index(), m.log_term());
-    for entry in &m.entries {
-        if entry.index() != index + 1 {
-            return Err(StepError::Malformed("entries are not consecutive"));
-        }
-        if entry.term() < term || entry.term() == 0 {
-            return Err(StepError::Malformed("terms of entries go back"));
-        }
-        (index, term) = (entry.index(), entry.term());
-    }
-    if term > m.term() {
-        return Err(StepError::Malformed(
-            "entry of a later term than its leader",
-        ));
-    }
-    Ok(())
-}
-
-/// Checks the state given at start, and builds the log from it.
-fn open_log(config: &Config, initial: &Initial) -> Result<Log, Error> {
-    let wrong = |what| Err(Error::Initial(what));
-    let (start, start_term) = initial.start;
-    let first = initial
-        .entries
-        .first()
-        .map_or(start + 1, |entry| entry.index());
-    if first <= start {
-        return wrong("entries begin at or below the start of the log");
-    }
-    let (mut index, mut term) = (start, start_term);
-    for run in &initial.terms {
-        if run.first <= index || run.first >= first || run.term <= term {
-            return wrong("the terms of older entries are not ascending");
-        }
-        (index, term) = (run.first, run.term);
-    }
-    if first > start + 1 && initial.terms.first().map_or(start_term, |run| run.term) == 0 {
-        return wrong("the terms of older entries are missing");
-    }
-    for (entry, index) in initial.entries.iter().zip(first..) {
-        if entry.index() != index || entry.term() < term {
-            return wrong("entries are not consecutive");
-        }
-        term = entry.term();
-    }
-    let mut log = Log::new(
-        initial.start,
-        &initial.terms,
-        initial.entries.clone(),
-        config.ring_bytes_max,
-    );
-    let applied = initial.applied.max(start);
-    if applied > log.last() {
-        return wrong("the log ends below what was applied: a part of it was lost");
-    }
-    if applied + 1 < first && applied < log.last() {
-        return wrong("entries that are not applied are missing");
-    }
-    let commit = initial.hard_state.commit().max(applied);
-    if commit > log.last() {
-        return wrong("the log ends below the commit index: a part of it was lost");
-    }
-    debug_assert!(initial.entries.iter().map(entry_bytes).sum::<u64>() < u64::MAX);
-    log.set_applied(applied, commit);
-    Ok(log)
 }

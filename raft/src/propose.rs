@@ -222,11 +222,12 @@ impl Node {
 
     /// A configuration change is being applied: to be called for each one in the order of the log, before
     /// [`Node::applied`] covers it. Returns the configuration that is now in force. A change that the embedding has
-    /// rejected is not to be given at all. While a snapshot waits to be installed it has no effect: the snapshot's
-    /// configuration is later.
+    /// rejected is not to be given at all. While a snapshot waits to be installed, the configuration in force is already
+    /// the snapshot's; the answer is the one that belongs to the entry.
     pub fn apply_conf_change(&mut self, change: &ConfChangeV2) -> Result<ConfState, Error> {
         if self.installing.is_some() {
-            return Ok(self.conf_state());
+            self.overtaken = self.overtaken.apply(change)?;
+            return Ok(self.overtaken.to_conf_state());
         }
         let config = self.tracker.config.apply(change)?;
         self.snapshot_after = self.log.handed();

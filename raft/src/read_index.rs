@@ -155,14 +155,15 @@ impl Node {
         }
     }
 
-    /// Whether a quorum has promised, less than an election timeout ago, not to elect anyone else.
+    /// Whether a quorum has promised, less than an election timeout ago, not to elect anyone else. A follower's first tick
+    /// may come right after the heartbeat, so that its election timeout is up to one tick shorter than the leader's.
     fn lease_holds(&self) -> bool {
         self.reads_by_lease()
             && !self.rounds.lease_broken
             && self
                 .rounds
                 .confirmed_tick
-                .is_some_and(|tick| self.ticks - tick < u64::from(self.config.election_ticks))
+                .is_some_and(|tick| self.ticks - tick + 1 < u64::from(self.config.election_ticks))
     }
 
     pub(crate) fn wants_read_round(&self) -> bool {

@@ -14,8 +14,8 @@ use crate::planted::Fault;
 /// Effects for the embedding, all of them taken out of the node.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Ready {
-    /// Number of the last write handed out, in this value or before. Reporting it is always right once everything
-    /// handed out so far is durable.
+    /// Number of the last write handed out, in this value or before. It is to be reported once everything handed out
+    /// so far is durable; a value with nothing to write repeats the number of a write that may still be under way.
     pub seq: u64,
     /// Whether this value contains a write with the number `seq` that must become durable. A commit index alone need
     /// not: it may ride on the next write.

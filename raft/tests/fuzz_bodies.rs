@@ -30,11 +30,21 @@ prop_compose! {
 
 prop_compose! {
     fn any_message()(
-        kind in 0i32..25, from in small(), term in small(), log_term in small(), index in small(),
+        kind in prop_oneof![9 => prop::sample::select(vec![2, 3, 3, 3, 4, 4, 5, 6, 7, 8, 9, 13, 14, 15, 16, 17, 18]), 1 => 0i32..25],
+        from in prop_oneof![9 => (2u64..5).prop_map(Some), 1 => small()],
+        term in prop_oneof![9 => (1u64..6).prop_map(Some), 1 => small()], log_term in small(), index in small(),
         entries in prop::collection::vec(any_entry(), 0..4), commit in small(), reject in any::<bool>(),
         reject_hint in small(), snapshot in prop::option::of(any_snapshot()),
-        context in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)),
+        context in prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), in_order in prop::bool::weighted(0.9),
     ) -> Message {
+        let mut entries: Vec<Entry> = entries;
+        if in_order {
+            let mut last_term = log_term.unwrap_or(0);
+            for (entry, next) in entries.iter_mut().zip(index.unwrap_or(0).min(1 << 40) + 1..) {
+                last_term = last_term.max(entry.term.unwrap_or(0).min(term.unwrap_or(0)));
+                (entry.index, entry.term) = (Some(next), Some(last_term));
+            }
+        }
         Message {
             r#type: Some(kind), to: Some(1), from, term, log_term, index, entries, commit, snapshot,
             reject: Some(reject), reject_hint, context: context.map(Bytes::from),

@@ -63,6 +63,20 @@ fn run_all(voters: u64) {
     }
 }
 
+/// (voters, seed) of clusters that once broke an invariant.
+const REGRESSIONS: [(u64, u64); 1] = [
+    // A change that had been handed out was applied after a snapshot had arrived, and answered with the snapshot's
+    // configuration.
+    (3, 204),
+];
+
+#[test]
+fn clusters_that_broke_once_stay_whole() {
+    for (voters, seed) in REGRESSIONS {
+        run(seed, voters);
+    }
+}
+
 #[test]
 fn clusters_of_three_keep_the_invariants() {
     run_all(3);

@@ -142,6 +142,10 @@ impl History {
             self.check_new_leader(node, &status);
         }
         let commit_before = before.map_or(0, |before| before.status.commit);
+        if was_leader && status.commit > commit_before {
+            let own = node.entry_term(status.commit) == Some(status.term);
+            assert!(own, "I4: n{id} counted an entry of an earlier term");
+        }
         self.check_commit(members, id, commit_before, &status);
         check_progress(members, &status);
         let last_term = node.entry_term(status.last).unwrap_or(0);
