@@ -264,3 +264,34 @@ fn probing_takes_a_moment_and_leaves_nothing_behind() {
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     println!("{measured:?}");
 }
+
+#[test]
+fn a_tool_that_only_looks_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let files = LogFiles::open(dir.path()).unwrap();
+        let mut wal = Wal::new(config(dir.path(), 3), ME, reopen(&files).tail).unwrap();
+        wal.append(&[entry(1, 1, b"a")], None).unwrap();
+        drain(&mut wal, &files);
+    }
+    std::fs::write(dir.path().join("0000000000000009.tmp"), b"left over").unwrap();
+    let listing = || {
+        let mut names: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = listing();
+    let files = LogFiles::open_read_only(dir.path()).unwrap();
+    let recovered = reopen(&files);
+    assert_eq!(recovered.entries, [entry(1, 1, b"a")]);
+    assert_eq!(listing(), before);
+    // Nor can it write.
+    let mut wal = Wal::new(config(dir.path(), 4), ME, recovered.tail).unwrap();
+    wal.append(&[entry(2, 1, b"b")], None).unwrap();
+    assert!(files.write_inline(&wal.next_write(0).unwrap()).is_err());
+    LogFiles::open(dir.path()).unwrap();
+    assert_eq!(listing().len(), before.len() - 1);
+}

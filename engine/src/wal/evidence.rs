@@ -12,6 +12,7 @@ use super::SegmentId;
 
 /// Smallest unit that a device writes whole, in bytes.
 const SECTOR_BYTES: usize = 512;
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
 
 /// What the blocks behind the end hold.
 #[derive(Default)]
@@ -97,7 +98,7 @@ impl Evidence {
 
     /// Looks at a block for remains of a write. Nothing but the wording of the report depends on it.
     fn look(&mut self, found: &Found, bytes: &[u8], block: u32, end: End) {
-        let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        let zero = |bytes: &[u8]| *bytes == ZEROS[..bytes.len()];
         let parsed = BatchHeader::parse(bytes).is_some();
         let nonce = found.view().map(|view| view.nonce);
         let batch = end.batch.unwrap_or(1);

@@ -89,6 +89,8 @@ pub struct Tail {
     pub(super) previous_crc: u32,
     pub(super) state: LogState,
     pub(super) unsealed: bool,
+    /// Of the last batch.
+    pub(super) incarnation: Option<u64>,
     pub(super) marks: Marks,
 }
 
@@ -211,6 +213,7 @@ fn recover_surveyed(
             previous_crc: found.previous_crc,
             state,
             unsealed: found.last_batch > claimed && !found.last_is_seal,
+            incarnation: end.incarnation,
             marks: found.marks,
         },
     })

@@ -41,11 +41,11 @@ impl LogDir for ImageDir<'_> {
     }
 
     fn read_at(&self, segment: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let file = self.image.get(&segment).ok_or(io::ErrorKind::NotFound)?;
         assert!(
             self.flushed.lock().unwrap().contains(&segment),
             "read before it was flushed: {segment}"
         );
-        let file = self.image.get(&segment).ok_or(io::ErrorKind::NotFound)?;
         let rest = file.get(offset as usize..).unwrap_or(&[]);
         let len = rest.len().min(buf.len());
         buf[..len].copy_from_slice(&rest[..len]);
