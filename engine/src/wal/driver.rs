@@ -445,3 +445,75 @@ fn try_modes(path: &Path) -> io::Result<Mode> {
         dsync: false,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::{recover, Config, Expect, Identity, Wal};
+    use proto::raftpb::Entry;
+
+    /// Every way of writing that a file system may leave, whatever the one below accepts.
+    #[test]
+    fn each_mode_writes_what_is_read_back() {
+        let identity = Identity {
+            cluster_id: 1,
+            member_id: 2,
+        };
+        for (direct, dsync) in [(true, false), (false, true), (false, false)] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mut files = LogFiles::open(dir.path()).expect("opens");
+            let direct = direct && files.is_direct();
+            files.mode = Some(Mode { direct, dsync });
+            let mut config = Config::new(dir.path(), 1);
+            config.segment_bytes = 64 << 10;
+            config.batch_bytes_max = 16 << 10;
+            let tail = recover(&files, Expect::default())
+                .expect("an empty directory")
+                .tail;
+            let mut wal = Wal::new(config, identity, tail).expect("configuration");
+            for index in 1..=30 {
+                let data = Some(vec![index as u8; 5000].into());
+                let entry = Entry {
+                    r#type: Some(0),
+                    term: Some(1),
+                    index: Some(index),
+                    data,
+                };
+                wal.append(&[entry], None).expect("append");
+                wal.release(wal.first_needed(index.saturating_sub(5)));
+                while let Some(op) = wal.next_file_op() {
+                    wal.file_op_done(op.tag, files.run(&op), 0)
+                        .expect("file operation");
+                }
+                let write = wal.next_write(0).expect("a write");
+                wal.write_done(write.tag, files.write_inline(&write))
+                    .expect("write");
+            }
+            let recovered = recover(
+                &files,
+                Expect {
+                    applied: 20,
+                    ..Expect::default()
+                },
+            )
+            .expect("opens");
+            assert_eq!(
+                (recovered.last_index, recovered.entries.len()),
+                (30, 10),
+                "{direct} {dsync}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error_and_no_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = LogFiles::open(&dir.path().join("log")).expect("makes it");
+        let mut buf = AlignedBuf::zeroed(BLOCK_BYTES);
+        let error = files
+            .read_at(SegmentId(4), 0, buf.as_mut_slice())
+            .expect_err("not there");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(files.segments().expect("lists").is_empty());
+    }
+}

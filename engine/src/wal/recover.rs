@@ -22,7 +22,7 @@ use super::{Identity, LogPosition, SegmentId};
 pub use super::recover_error::RecoverError;
 
 /// What recovery asks of the disk at once, in bytes.
-const READ_WINDOW_BYTES: usize = 1 << 20;
+const READ_WINDOW_BYTES: usize = 4 << 20;
 
 /// What the caller knows about the log from elsewhere, that is from the tree's meta page.
 #[derive(Clone, Copy, Debug, Default)]

@@ -119,7 +119,9 @@ pub(super) struct Segments {
     running: Option<(u64, Running)>,
     next_tag: u64,
     /// The file system was full: no further attempt until the timer clears it.
-    pub blocked_by_full_disk: bool,
+    waits_for_space: bool,
+    /// The last attempt to make a segment found the file system full.
+    pub disk_full: bool,
 }
 
 impl Segments {
@@ -147,7 +149,8 @@ impl Segments {
             block,
             running: None,
             next_tag: 1,
-            blocked_by_full_disk: false,
+            waits_for_space: false,
+            disk_full: false,
         }
     }
 
@@ -253,6 +256,8 @@ impl Segments {
             if let Some(segment) = self.live.pop_front() {
                 self.released
                     .push_back((segment.id(), segment.header.bytes));
+                // What can be recycled needs no space.
+                self.waits_for_space = false;
             }
         }
     }
@@ -267,7 +272,7 @@ impl Segments {
     }
 
     pub fn next_op(&mut self) -> Option<FileOp> {
-        if self.running.is_some() || self.blocked_by_full_disk {
+        if self.running.is_some() || self.waits_for_space {
             return None;
         }
         if self.spares.len() < self.spares_wanted() {
@@ -348,6 +353,11 @@ impl Segments {
         }
     }
 
+    /// Lets a new file be tried again.
+    pub fn try_again(&mut self) {
+        self.waits_for_space = false;
+    }
+
     /// The running operation was carried out in full.
     pub fn op_done(&mut self) {
         match self.running.take() {
@@ -356,6 +366,7 @@ impl Segments {
                     self.released.pop_front();
                 }
                 self.spares.push_back(preparing.segment);
+                self.disk_full = false;
             }
             Some((_, Running::Remove(_))) => {
                 self.released.pop_front();
@@ -371,7 +382,8 @@ impl Segments {
             matches!(&self.running, Some((_, Running::Prepare(preparing))) if !preparing.recycled);
         if creating {
             self.running = None;
-            self.blocked_by_full_disk = true;
+            self.waits_for_space = true;
+            self.disk_full = true;
         }
         creating
     }

@@ -424,7 +424,7 @@ impl Wal {
 
     /// Whether the last attempt to make a segment found the file system full.
     pub fn disk_full(&self) -> bool {
-        self.segments.blocked_by_full_disk
+        self.segments.disk_full
     }
 
     /// Everything appended up to this ticket is durable.
@@ -486,7 +486,7 @@ impl Wal {
         }
         if self.full_disk_retry_ns.is_some_and(|at| at <= now_ns) {
             self.full_disk_retry_ns = None;
-            self.segments.blocked_by_full_disk = false;
+            self.segments.try_again();
         }
         if now_ns >= self.seal_at_ns {
             self.seal();

@@ -46,11 +46,45 @@ fn a_full_disk_stops_the_log_at_the_end_of_its_segments_and_no_earlier() {
     // Space has returned: it goes on by itself.
     let tag = log.issue().expect("there is room");
     log.complete(tag);
-    assert_eq!(log.wal.durable_index(), index);
+    assert_eq!(
+        (log.wal.durable_index(), log.wal.disk_full()),
+        (index, false)
+    );
     assert!(holds(
         &open(&log.disk.files, Expect::default()).expect("opens"),
         index
     ));
+}
+
+#[test]
+fn on_a_full_disk_released_segments_are_recycled_at_once() {
+    let mut log = Small::new(16 << 10, 1);
+    for _ in 0..12 {
+        log.write(10);
+    }
+    // Use up what is prepared.
+    let mut full = 0;
+    loop {
+        if let Some(op) = log.wal.next_file_op() {
+            log.wal
+                .file_op_done(op.tag, Err(io::ErrorKind::StorageFull.into()), 0)
+                .expect("not a failure");
+            full += 1;
+        }
+        log.append(10);
+        let Some(write) = log.wal.next_write(0) else {
+            break;
+        };
+        let tag = write.tag;
+        log.disk.flying.push(write);
+        log.complete(tag);
+    }
+    assert_eq!(full, 1);
+    let needed = log.wal.first_needed(log.wal.durable_index());
+    log.wal.release(needed);
+    let tag = log.issue().expect("a recycled segment");
+    log.complete(tag);
+    assert!(!log.wal.disk_full());
 }
 
 #[test]
