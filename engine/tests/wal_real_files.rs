@@ -1,7 +1,8 @@
 //! The log on real files: what was acknowledged is there after a reopen.
 
-use std::io;
+use std::io::{self, BufRead, BufReader};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread;
@@ -263,4 +264,125 @@ fn probing_takes_a_moment_and_leaves_nothing_behind() {
     );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     println!("{measured:?}");
+}
+
+#[test]
+fn a_tool_that_only_looks_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    {
+        let files = LogFiles::open(dir.path()).unwrap();
+        let mut wal = Wal::new(config(dir.path(), 3), ME, reopen(&files).tail).unwrap();
+        wal.append(&[entry(1, 1, b"a")], None).unwrap();
+        drain(&mut wal, &files);
+    }
+    std::fs::write(dir.path().join("0000000000000009.tmp"), b"left over").unwrap();
+    let listing = || {
+        let mut names: Vec<_> = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
+        names.sort();
+        names
+    };
+    let before = listing();
+    let files = LogFiles::open_read_only(dir.path()).unwrap();
+    let recovered = reopen(&files);
+    assert_eq!(recovered.entries, [entry(1, 1, b"a")]);
+    assert_eq!(listing(), before);
+    // Nor can it write.
+    let mut wal = Wal::new(config(dir.path(), 4), ME, recovered.tail).unwrap();
+    wal.append(&[entry(2, 1, b"b")], None).unwrap();
+    assert!(files.write_inline(&wal.next_write(0).unwrap()).is_err());
+    LogFiles::open(dir.path()).unwrap();
+    assert_eq!(listing().len(), before.len() - 1);
+}
+
+const CHILD_DIRECTORY: &str = "RINGD_TEST_WAL_DIRECTORY";
+
+/// Not a test by itself: the process that the next one kills. Writes for ever and prints what is durable.
+#[test]
+fn child_that_writes_until_it_is_killed() {
+    let Some(dir) = std::env::var_os(CHILD_DIRECTORY) else {
+        return;
+    };
+    let dir = Path::new(&dir);
+    let files = Arc::new(LogFiles::open(dir).unwrap());
+    let recovered = reopen(&files);
+    let mut index = recovered.last_index;
+    let mut config = config(dir, recovered.batches + 1);
+    config.in_flight_max = 4;
+    let mut wal = Wal::new(config, ME, recovered.tail).unwrap();
+    let threads = WriterThreads::start(Arc::clone(&files), 4).unwrap();
+    let mut done = Vec::new();
+    loop {
+        index += 1;
+        let bytes = (index * 37 % 5000) as usize;
+        wal.append(&[entry(index, 1, &vec![index as u8; bytes])], None)
+            .unwrap();
+        while let Some(op) = wal.next_file_op() {
+            wal.file_op_done(op.tag, files.run(&op), 0).unwrap();
+        }
+        while let Some(write) = wal.next_write(0) {
+            threads.submit(write);
+        }
+        if wal.in_flight() == 4 {
+            wait(&threads, &mut done);
+        }
+        for completion in done.drain(..) {
+            wal.write_done(completion.tag, completion.result).unwrap();
+            wal.reuse(completion.buf);
+        }
+        println!("durable {}", wal.durable_index());
+    }
+}
+
+#[test]
+fn a_killed_process_loses_nothing_that_it_acknowledged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut acknowledged = 0;
+    for kill in 1..=8 {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args([
+                "--exact",
+                "child_that_writes_until_it_is_killed",
+                "--nocapture",
+            ])
+            .env(CHILD_DIRECTORY, dir.path())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let before = acknowledged;
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut left: i64 = 60 + kill * 17;
+        for line in lines {
+            // A number cut off by the kill is a smaller one.
+            let Ok(line) = line else { break };
+            let Some(durable) = line
+                .strip_prefix("durable ")
+                .and_then(|n| n.parse::<u64>().ok())
+            else {
+                continue;
+            };
+            acknowledged = acknowledged.max(durable);
+            left -= 1;
+            if left == 0 {
+                let _ = child.kill();
+            }
+        }
+        child.wait().unwrap();
+        assert!(acknowledged > before, "the process wrote nothing");
+        let recovered = reopen(&LogFiles::open(dir.path()).unwrap());
+        assert!(
+            recovered.last_index >= acknowledged,
+            "kill {kill}: {} of {acknowledged}",
+            recovered.last_index
+        );
+        for (read, index) in recovered.entries.iter().zip(1..) {
+            assert_eq!(
+                *read,
+                entry(index, 1, &vec![index as u8; (index * 37 % 5000) as usize])
+            );
+        }
+        assert_eq!(recovered.entries.len() as u64, recovered.last_index);
+    }
 }

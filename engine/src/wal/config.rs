@@ -81,6 +81,8 @@ pub enum ConfigError {
     SegmentBytes(u64),
     InFlight(usize),
     BatchBytes(usize),
+    /// The incarnation is that of the opening before: it was not drawn anew.
+    Incarnation,
     /// The files belong to another cluster or member.
     Identity {
         found: Identity,
@@ -98,6 +100,9 @@ impl std::fmt::Display for ConfigError {
             ConfigError::InFlight(n) => write!(f, "{n} log writes in flight: need 1 to {IN_FLIGHT_MAX}"),
             ConfigError::BatchBytes(bytes) => {
                 write!(f, "log batches of up to {bytes} bytes: need at least {BLOCK_BYTES}, and to fit a segment")
+            }
+            ConfigError::Incarnation => {
+                f.write_str("this opening of the log has the random number of the one before")
             }
             ConfigError::Identity { found, expected } => write!(
                 f,

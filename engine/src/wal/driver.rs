@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::dir::{LogDir, SegmentFile};
-use super::segment::{FileOp, FileOpKind};
+use super::segment::{FileOp, FileOpKind, Urgency};
 use super::writer::Write;
 use super::SegmentId;
 
@@ -62,6 +62,22 @@ impl DurableFile {
         Ok(DurableFile {
             file: open_file(path, mode.direct, false)?,
             mode,
+        })
+    }
+
+    /// For a reader that changes nothing; `O_DIRECT` where the file system takes it.
+    fn open_read_only(path: &Path) -> io::Result<DurableFile> {
+        let open = |flags| OpenOptions::new().read(true).custom_flags(flags).open(path);
+        let (file, direct) = match open(libc::O_DIRECT) {
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => (open(0)?, false),
+            opened => (opened?, true),
+        };
+        Ok(DurableFile {
+            file,
+            mode: Mode {
+                direct,
+                dsync: false,
+            },
         })
     }
 
@@ -139,7 +155,7 @@ impl DurableFile {
     }
 
     /// Writes zeros through the whole length once, so that later writes change no metadata of the file system.
-    pub fn fill(&self, bytes: u64, urgent: bool) -> io::Result<()> {
+    pub fn fill(&self, bytes: u64, urgency: &Urgency) -> io::Result<()> {
         self.reserve(bytes)?;
         let zeros = AlignedBuf::zeroed(FILL_CHUNK_BYTES);
         let mut at = 0;
@@ -149,7 +165,7 @@ impl DurableFile {
             self.file
                 .write_all_at(&zeros.as_slice()[..len as usize], at)?;
             at += len;
-            if !urgent && at < bytes {
+            if at < bytes && !urgency.is_urgent() {
                 let pace = Duration::from_nanos(len * 1_000_000_000 / FILL_BYTES_PER_SECOND);
                 thread::sleep(pace.saturating_sub(began.elapsed()));
             }
@@ -173,7 +189,8 @@ impl DurableFile {
 pub struct LogFiles {
     path: PathBuf,
     directory: File,
-    mode: Mode,
+    /// `None`: only to be read.
+    mode: Option<Mode>,
     open: Mutex<BTreeMap<SegmentId, Arc<DurableFile>>>,
 }
 
@@ -200,22 +217,39 @@ impl LogFiles {
             }
         }
         let directory = File::open(path)?;
-        let mode = find_mode(path)?;
+        let mode = Some(find_mode(path)?);
         Ok(LogFiles {
             path: path.to_path_buf(),
             directory,
             mode,
-            open: Mutex::new(BTreeMap::new()),
+            open: Mutex::default(),
+        })
+    }
+
+    /// Opens the directory for a tool that only looks: nothing in it is changed.
+    pub fn open_read_only(path: &Path) -> io::Result<LogFiles> {
+        let directory = File::open(path)?;
+        Ok(LogFiles {
+            path: path.to_path_buf(),
+            directory,
+            mode: None,
+            open: Mutex::default(),
         })
     }
 
     /// Whether writes and reads go past the page cache.
     pub fn is_direct(&self) -> bool {
-        self.mode.direct
+        self.mode.is_some_and(|mode| mode.direct)
     }
 
-    pub(super) fn mode(&self) -> Mode {
-        self.mode
+    /// How files are written, or the refusal to.
+    pub(super) fn mode(&self) -> io::Result<Mode> {
+        self.mode.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::ReadOnlyFilesystem,
+                "the log was opened to be read only",
+            )
+        })
     }
 
     pub fn path(&self) -> &Path {
@@ -243,10 +277,10 @@ impl LogFiles {
                 recycle: None,
                 bytes,
                 header,
-                urgent,
+                urgency,
             } => {
                 let temporary = self.temporary(*segment);
-                let made = self.create(*segment, &temporary, *bytes, header, *urgent);
+                let made = self.create(*segment, &temporary, *bytes, header, urgency);
                 if made.is_err() {
                     // The error that is reported is the first one.
                     let _ = fs::remove_file(&temporary);
@@ -254,6 +288,7 @@ impl LogFiles {
                 made
             }
             FileOpKind::Remove { segment } => {
+                self.mode()?;
                 self.opened().remove(segment);
                 fs::remove_file(self.segment_path(*segment))?;
                 self.directory.sync_all()
@@ -267,24 +302,25 @@ impl LogFiles {
         temporary: &Path,
         bytes: u64,
         header: &AlignedBuf,
-        urgent: bool,
+        urgency: &Urgency,
     ) -> io::Result<()> {
         match fs::remove_file(temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let file = DurableFile::create(temporary, self.mode)?;
-        file.fill(bytes, urgent)?;
+        let file = DurableFile::create(temporary, self.mode()?)?;
+        file.fill(bytes, urgency)?;
         self.finish(id, temporary, file, header)
     }
 
     fn recycle(&self, id: SegmentId, old: SegmentId, header: &AlignedBuf) -> io::Result<()> {
+        let mode = self.mode()?;
         self.opened().remove(&old);
         let temporary = self.temporary(id);
         fs::rename(self.segment_path(old), &temporary)?;
         // The old name must be gone for good before the content changes under it.
         self.directory.sync_all()?;
-        let file = DurableFile::open(&temporary, self.mode)?;
+        let file = DurableFile::open(&temporary, mode)?;
         self.finish(id, &temporary, file, header)
     }
 
@@ -322,7 +358,12 @@ impl LogFiles {
         if let Some(file) = self.opened().get(&id) {
             return Ok(Arc::clone(file));
         }
-        let file = Arc::new(DurableFile::open(&self.segment_path(id), self.mode)?);
+        let path = self.segment_path(id);
+        let file = match self.mode {
+            Some(mode) => DurableFile::open(&path, mode)?,
+            None => DurableFile::open_read_only(&path)?,
+        };
+        let file = Arc::new(file);
         Ok(Arc::clone(self.opened().entry(id).or_insert(file)))
     }
 }
@@ -349,7 +390,7 @@ impl LogDir for LogFiles {
     fn read_at(&self, segment: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let file = self.file(segment)?;
         let aligned = buf.as_ptr() as usize % BLOCK_BYTES == 0 && buf.len() % BLOCK_BYTES == 0;
-        if aligned || !self.mode.direct {
+        if aligned || !file.mode.direct {
             return file.read(buf, offset);
         }
         let mut bounce = AlignedBuf::zeroed(buf.len().div_ceil(BLOCK_BYTES) * BLOCK_BYTES);
@@ -359,7 +400,10 @@ impl LogDir for LogFiles {
     }
 
     fn flush(&self, segment: SegmentId) -> io::Result<()> {
-        self.file(segment)?.flush()
+        match self.mode {
+            Some(_) => self.file(segment)?.flush(),
+            None => Ok(()),
+        }
     }
 
     fn name(&self, segment: SegmentId) -> String {
@@ -400,4 +444,76 @@ fn try_modes(path: &Path) -> io::Result<Mode> {
         direct: false,
         dsync: false,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wal::{recover, Config, Expect, Identity, Wal};
+    use proto::raftpb::Entry;
+
+    /// Every way of writing that a file system may leave, whatever the one below accepts.
+    #[test]
+    fn each_mode_writes_what_is_read_back() {
+        let identity = Identity {
+            cluster_id: 1,
+            member_id: 2,
+        };
+        for (direct, dsync) in [(true, false), (false, true), (false, false)] {
+            let dir = tempfile::tempdir().expect("a directory");
+            let mut files = LogFiles::open(dir.path()).expect("opens");
+            let direct = direct && files.is_direct();
+            files.mode = Some(Mode { direct, dsync });
+            let mut config = Config::new(dir.path(), 1);
+            config.segment_bytes = 64 << 10;
+            config.batch_bytes_max = 16 << 10;
+            let tail = recover(&files, Expect::default())
+                .expect("an empty directory")
+                .tail;
+            let mut wal = Wal::new(config, identity, tail).expect("configuration");
+            for index in 1..=30 {
+                let data = Some(vec![index as u8; 5000].into());
+                let entry = Entry {
+                    r#type: Some(0),
+                    term: Some(1),
+                    index: Some(index),
+                    data,
+                };
+                wal.append(&[entry], None).expect("append");
+                wal.release(wal.first_needed(index.saturating_sub(5)));
+                while let Some(op) = wal.next_file_op() {
+                    wal.file_op_done(op.tag, files.run(&op), 0)
+                        .expect("file operation");
+                }
+                let write = wal.next_write(0).expect("a write");
+                wal.write_done(write.tag, files.write_inline(&write))
+                    .expect("write");
+            }
+            let recovered = recover(
+                &files,
+                Expect {
+                    applied: 20,
+                    ..Expect::default()
+                },
+            )
+            .expect("opens");
+            assert_eq!(
+                (recovered.last_index, recovered.entries.len()),
+                (30, 10),
+                "{direct} {dsync}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_an_error_and_no_file() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = LogFiles::open(&dir.path().join("log")).expect("makes it");
+        let mut buf = AlignedBuf::zeroed(BLOCK_BYTES);
+        let error = files
+            .read_at(SegmentId(4), 0, buf.as_mut_slice())
+            .expect_err("not there");
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(files.segments().expect("lists").is_empty());
+    }
 }

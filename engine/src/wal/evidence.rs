@@ -12,6 +12,11 @@ use super::SegmentId;
 
 /// Smallest unit that a device writes whole, in bytes.
 const SECTOR_BYTES: usize = 512;
+static ZEROS: [u8; BLOCK_BYTES] = [0; BLOCK_BYTES];
+
+/// How much is looked at, in blocks, of a segment that can hold batches only if the whole one before it does, and that one
+/// holds none: enough for the header of its first batches.
+const GLANCE_BLOCKS: u32 = 256;
 
 /// What the blocks behind the end hold.
 #[derive(Default)]
@@ -33,7 +38,7 @@ pub(super) struct Evidence {
     beyond_unusable: bool,
 }
 
-/// Looks through every block behind the end, in all segments: a lost length is no hindrance then.
+/// Looks through the blocks behind the end, whatever lies between them: a lost length is no hindrance then.
 pub(super) fn gather(
     dir: &dyn LogDir,
     reader: &mut Reader<'_>,
@@ -50,7 +55,14 @@ pub(super) fn gather(
         };
         let view = found.view();
         unusable |= view.is_none();
-        for block in from..found.blocks() {
+        let beyond_an_empty_one =
+            found.id > end.segment.next() && evidence.first.is_none() && !unusable;
+        let to = if beyond_an_empty_one {
+            found.blocks().min(GLANCE_BLOCKS)
+        } else {
+            found.blocks()
+        };
+        for block in from..to {
             let bytes = reader
                 .block(found.id, block)
                 .map_err(|failed| read_failed(dir, failed))?;
@@ -97,7 +109,7 @@ impl Evidence {
 
     /// Looks at a block for remains of a write. Nothing but the wording of the report depends on it.
     fn look(&mut self, found: &Found, bytes: &[u8], block: u32, end: End) {
-        let zero = |bytes: &[u8]| bytes.iter().all(|byte| *byte == 0);
+        let zero = |bytes: &[u8]| *bytes == ZEROS[..bytes.len()];
         let parsed = BatchHeader::parse(bytes).is_some();
         let nonce = found.view().map(|view| view.nonce);
         let batch = end.batch.unwrap_or(1);

@@ -17,6 +17,7 @@ const ME: Identity = Identity {
 };
 /// Small, so that an input of some kilobytes is several segments.
 const SEGMENT_BYTES: usize = 4 * BLOCK_BYTES;
+/// Bound on what `wal_mutate` writes, in segments.
 const SEGMENTS_MAX: usize = 6;
 
 /// Opens arbitrary bytes as a log. Whatever they are, recovery ends, with an error that can be printed or with a log that
@@ -25,17 +26,12 @@ pub fn wal_open(data: &[u8]) {
     let Some((&how, data)) = data.split_first() else {
         return;
     };
-    let mut files: BTreeMap<SegmentId, Vec<u8>> = (1..)
-        .map(SegmentId)
-        .zip(data.chunks(SEGMENT_BYTES).map(<[u8]>::to_vec))
-        .collect();
-    if how & 1 != 0 {
-        files
-            .values_mut()
-            .for_each(|file| file.resize(SEGMENT_BYTES, 0));
-        files.insert(SegmentId(files.len() as u64 + 1), vec![0; SEGMENT_BYTES]);
-        make_plausible(&mut files);
-    }
+    let files = if how & 1 != 0 {
+        plausible(&mut Input(data))
+    } else {
+        let parts = data.chunks(SEGMENT_BYTES).map(<[u8]>::to_vec);
+        (1..).map(SegmentId).zip(parts).collect()
+    };
     let dir = MemoryDir::new(files);
     dump(&dir, true, &mut std::io::sink()).expect("a dump of memory");
     let expect = Expect {
@@ -76,51 +72,114 @@ pub fn wal_open(data: &[u8]) {
     assert_eq!((last, rest), (&appended, &before[..]));
 }
 
-/// Gives arbitrary blocks the headers of a log, with right checksums, so that what is behind them is reached.
-fn make_plausible(files: &mut BTreeMap<SegmentId, Vec<u8>>) {
+/// Files with the headers of a log and right checksums, so that what is behind them is reached. Numbers and payloads are the
+/// input's.
+fn plausible(input: &mut Input<'_>) -> BTreeMap<SegmentId, Vec<u8>> {
+    let mut files = BTreeMap::new();
     let (mut predecessor, mut predecessor_crc) = (SegmentId(0), 0);
-    let (mut sequence, mut previous_crc) = (0, 0);
-    for (id, file) in files {
+    let mut last: Option<(BatchHeader, u32)> = None;
+    for id in (1..=2 + input.byte() as u64 % 4).map(SegmentId) {
+        let mut file = vec![0; SEGMENT_BYTES];
         let header = SegmentHeader {
             identity: ME,
-            segment: *id,
+            segment: id,
             bytes: SEGMENT_BYTES as u64,
             nonce: id.0,
             predecessor,
             predecessor_crc,
-            recycled: file[0] & 1 != 0,
+            recycled: input.byte() % 2 == 0,
         };
-        predecessor_crc = header.encode(file);
-        predecessor = *id;
-        for at in (BLOCK_BYTES..SEGMENT_BYTES).step_by(BLOCK_BYTES) {
-            let chosen = file[at];
-            if chosen == 0 {
-                continue;
+        predecessor_crc = header.encode(&mut file);
+        predecessor = id;
+        let mut block = 1;
+        while block < SEGMENT_BYTES / BLOCK_BYTES {
+            match input.byte() {
+                0 => block += 1,
+                chosen => {
+                    let at = block * BLOCK_BYTES;
+                    let batch =
+                        plausible_batch(input, chosen, &mut file[at..], (id, block as u32), last);
+                    block += batch.0.blocks as usize;
+                    last = Some(batch);
+                }
             }
-            let payload_bytes = usize::from(file[at + 1]) + usize::from(file[at + 2]) * 64;
-            let payload_bytes = payload_bytes.min(SEGMENT_BYTES - at - BATCH_HEADER_BYTES);
-            let payload = at + BATCH_HEADER_BYTES..at + BATCH_HEADER_BYTES + payload_bytes;
-            sequence += 1;
-            let header = BatchHeader {
-                identity: ME,
-                segment: *id,
-                nonce: id.0,
-                sequence,
-                incarnation: u64::from(chosen & 2),
-                claim: u64::from(file[at + 3]).min(sequence - 1),
-                block: (at / BLOCK_BYTES) as u32,
-                blocks: (BATCH_HEADER_BYTES + payload_bytes).div_ceil(BLOCK_BYTES) as u32,
-                payload_bytes: payload_bytes as u32,
-                records: u32::from(file[at + 4]),
-                before: Default::default(),
-                payload_crc: crc32fast::hash(&file[payload]),
-                previous_crc,
-                seal: payload_bytes == 0,
-                opening: sequence == 1 || chosen & 4 != 0,
-            };
-            previous_crc = header.encode(&mut file[at..]);
+        }
+        files.insert(id, file);
+    }
+    files
+}
+
+/// Writes a batch at the start of `out`, which goes on from `last` if the input does not want otherwise.
+fn plausible_batch(
+    input: &mut Input<'_>,
+    chosen: usize,
+    out: &mut [u8],
+    (segment, block): (SegmentId, u32),
+    last: Option<(BatchHeader, u32)>,
+) -> (BatchHeader, u32) {
+    let mut payload = Vec::new();
+    let mut records = 0;
+    let (mut before, previous_crc) =
+        last.map_or_else(Default::default, |(header, crc)| (header.before, crc));
+    for _ in 0..input.byte() % 6 {
+        records += 1;
+        // An entry of the input's index and term, or anything.
+        if input.byte() % 4 != 0 {
+            payload.extend_from_slice(&[1, 1, 0, 0, 18, 0, 0, 0]);
+            payload.extend_from_slice(&(input.byte() as u64).to_le_bytes());
+            payload.extend_from_slice(&(input.byte() as u64).to_le_bytes());
+            payload.extend_from_slice(&[9, 9]);
+        } else {
+            let len = input.byte() % 64;
+            payload.extend((0..len).map(|_| input.byte() as u8));
         }
     }
+    payload.resize(payload.len() + (chosen & 16) * 100, 0);
+    payload.truncate(out.len() - BATCH_HEADER_BYTES);
+    if chosen & 32 != 0 {
+        before.last_index = input.byte() as u64;
+        before.last_term = input.byte() as u64;
+    }
+    let sequence = last.map_or(1, |(header, _)| header.sequence + 1 + (chosen as u64 >> 7));
+    let header = BatchHeader {
+        identity: ME,
+        segment,
+        nonce: segment.0,
+        sequence,
+        incarnation: chosen as u64 & 2,
+        claim: (input.byte() as u64).min(sequence - 1),
+        block,
+        blocks: (BATCH_HEADER_BYTES + payload.len()).div_ceil(BLOCK_BYTES) as u32,
+        payload_bytes: payload.len() as u32,
+        records,
+        before,
+        payload_crc: crc32fast::hash(&payload),
+        previous_crc,
+        seal: payload.is_empty(),
+        opening: last.is_none() || chosen & 4 != 0,
+    };
+    let crc = header.encode(out);
+    out[BATCH_HEADER_BYTES..BATCH_HEADER_BYTES + payload.len()].copy_from_slice(&payload);
+    // What the next one must state, if the records are all well formed.
+    let mut after = header;
+    for record in super::Records::new(Bytes::from(payload)).map_while(Result::ok) {
+        match record {
+            super::Record::Entry(entry) => {
+                after.before.last_index = entry.index.unwrap_or(0);
+                after.before.last_term = entry.term.unwrap_or(0);
+            }
+            super::Record::HardState(state) => {
+                after.before.term = state.term.unwrap_or(0);
+                after.before.vote = state.vote.unwrap_or(0);
+                after.before.commit = state.commit.unwrap_or(0);
+            }
+            super::Record::Mark(Mark::Start { index, term }) => {
+                (after.before.last_index, after.before.last_term) = (index, term);
+            }
+            super::Record::Mark(_) => {}
+        }
+    }
+    (after, crc)
 }
 
 fn config(incarnation: u64) -> Config {
@@ -184,12 +243,11 @@ pub fn wal_mutate(data: &[u8]) {
     let recovered = recover(&dir, Expect::default()).expect("an empty directory is a new log");
     let mut wal = Wal::new(config(3), ME, recovered.tail).expect("configuration");
     let mut model: Vec<Entry> = Vec::new();
-    // Entries of the log after each append.
-    let mut states = vec![(model.clone(), 0)];
+    // What the entries of the log were after each record of one: an append may be split between batches.
+    let mut states = vec![Vec::new()];
     for _ in 0..input.byte() % 12 {
-        write_some(&mut input, &mut wal, &mut model);
+        write_some(&mut input, &mut wal, &mut model, &mut states);
         pump(&mut wal, &dir);
-        states.push((model.clone(), wal.position().batch));
         if dir.files().len() > SEGMENTS_MAX {
             break;
         }
@@ -217,10 +275,10 @@ pub fn wal_mutate(data: &[u8]) {
         Err(error) => assert!(!error.to_string().is_empty()),
     }
     if let Ok(recovered) = recover(&dir, Expect::default()) {
-        let known = states
-            .iter()
-            .find(|(entries, _)| *entries == recovered.entries);
-        assert!(known.is_some(), "what came back was never the log");
+        assert!(
+            states.contains(&recovered.entries),
+            "what came back was never the log"
+        );
         if flips == 1 && changes == 1 {
             let lacks_at_most_the_last = recovered.position.batch + 1 >= position.batch;
             assert!(
@@ -231,7 +289,12 @@ pub fn wal_mutate(data: &[u8]) {
     }
 }
 
-fn write_some(input: &mut Input<'_>, wal: &mut Wal, model: &mut Vec<Entry>) {
+fn write_some(
+    input: &mut Input<'_>,
+    wal: &mut Wal,
+    model: &mut Vec<Entry>,
+    states: &mut Vec<Vec<Entry>>,
+) {
     let what = input.byte();
     let term = model.last().map_or(1, |last| last.term.unwrap_or(0));
     let term = if what & 1 != 0 && !model.is_empty() {
@@ -258,7 +321,10 @@ fn write_some(input: &mut Input<'_>, wal: &mut Wal, model: &mut Vec<Entry>) {
         })
         .expect("append");
     }
-    model.extend(entries);
+    for entry in entries {
+        model.push(entry);
+        states.push(model.clone());
+    }
 }
 
 /// Changes the files; true for a single flipped bit.
@@ -328,25 +394,24 @@ mod tests {
             if seed < 300 {
                 wal_open(&random(seed, (seed as usize * 331) % 50_000));
             }
+            if seed < 2000 {
+                let mut input = random(seed, 200);
+                input[0] |= 1;
+                wal_open(&input);
+            }
         }
     }
 
     #[test]
-    fn plausible_logs_are_reached_behind_their_checksums() {
-        // Batches of one record each: an entry of index n.
-        let mut data = vec![1u8 | 2];
-        for segment in 0..2u64 {
-            data.resize(1 + segment as usize * SEGMENT_BYTES + BLOCK_BYTES, 0);
-            for block in 0..3u64 {
-                let start = data.len();
-                data.extend_from_slice(&[1, 24, 0, 0, 1]);
-                data.resize(start + BATCH_HEADER_BYTES, 0);
-                data.extend_from_slice(&[1, 0, 0, 0, 16, 0, 0, 0]);
-                data.extend_from_slice(&1u64.to_le_bytes());
-                data.extend_from_slice(&(segment * 3 + block + 1).to_le_bytes());
-                data.resize(start + BLOCK_BYTES, 0);
-            }
-        }
-        wal_open(&data);
+    fn plausible_logs_are_opened_behind_their_checksums() {
+        // Three batches of an entry each, index 1 to 3, in two segments.
+        let batch = |index| [1, 1, 1, 1, index, 0];
+        let mut input = vec![0, 1];
+        (1..=3).for_each(|index| input.extend_from_slice(&batch(index)));
+        let files = plausible(&mut Input(&input));
+        let recovered = recover(&MemoryDir::new(files), Expect::default()).expect("opens");
+        assert_eq!((recovered.last_index, recovered.batches), (3, 3));
+        input.insert(0, 1);
+        wal_open(&input);
     }
 }

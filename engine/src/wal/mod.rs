@@ -38,6 +38,7 @@ mod record;
 mod recover;
 mod recover_error;
 mod scan;
+mod scrub;
 mod segment;
 mod survey;
 mod threads;
@@ -54,7 +55,8 @@ pub use probe::{probe, Probe};
 pub use read::{ReadError, ReadJob};
 pub use record::{BadRecord, Mark, Record, Records};
 pub use recover::{recover, Expect, RecoverError, Recovered, Report, Tail};
-pub use segment::{FileOp, FileOpKind};
+pub use scrub::ScrubJob;
+pub use segment::{FileOp, FileOpKind, Urgency};
 pub use threads::{Completion, WriterThreads};
 pub use writer::{Wal, Write};
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::driver::{DurableFile, LogFiles};
+use super::segment::Urgency;
 
 /// Time that each of the two measurements takes at most.
 const EACH: Duration = Duration::from_millis(20);
@@ -37,8 +38,8 @@ pub fn probe(files: &LogFiles) -> io::Result<Probe> {
 }
 
 fn measure(files: &LogFiles, path: &Path) -> io::Result<Probe> {
-    let file = DurableFile::create(path, files.mode())?;
-    file.fill(FILE_BYTES, true)?;
+    let file = DurableFile::create(path, files.mode()?)?;
+    file.fill(FILE_BYTES, &Urgency::default())?;
     let block = AlignedBuf::zeroed(BLOCK_BYTES);
     // The first write pays for what the fill has left to do.
     file.write_durable(block.as_slice(), 0)?;

@@ -123,12 +123,11 @@ impl Marks {
             });
         }
         let oldest = pieces.first()?.segment;
-        let view = |s: &Segment| SegmentView {
-            id: s.id(),
-            nonce: s.header.nonce,
-            blocks: s.header.blocks(),
-        };
-        let segments = live.iter().filter(|s| s.id() >= oldest).map(view).collect();
+        let segments = live
+            .iter()
+            .filter(|s| s.id() >= oldest)
+            .map(Segment::view)
+            .collect();
         Some(ReadJob {
             identity,
             segments,
@@ -330,7 +329,7 @@ impl ReadJob {
     }
 }
 
-fn read_failed(dir: &dyn LogDir, failed: ReadFailed) -> ReadError {
+pub(super) fn read_failed(dir: &dyn LogDir, failed: ReadFailed) -> ReadError {
     let file = dir.name(failed.segment);
     if failed.error.kind() == std::io::ErrorKind::NotFound {
         return ReadError::Gone { file };
@@ -342,11 +341,23 @@ fn read_failed(dir: &dyn LogDir, failed: ReadFailed) -> ReadError {
     }
 }
 
-fn damaged(dir: &dyn LogDir, segment: SegmentId, block: u32, why: &'static str) -> ReadError {
-    let offset = u64::from(block) * super::BLOCK_BYTES as u64;
+/// A place that does not hold what it should: damaged, unless the file was released in the meantime.
+pub(super) fn damaged(
+    dir: &dyn LogDir,
+    segment: SegmentId,
+    block: u32,
+    why: &'static str,
+) -> ReadError {
+    let file = dir.name(segment);
+    let listed = dir
+        .segments()
+        .map(|files| files.iter().any(|file| file.id == segment));
+    if let Ok(false) = listed {
+        return ReadError::Gone { file };
+    }
     ReadError::Damaged {
-        file: dir.name(segment),
-        offset,
+        file,
+        offset: u64::from(block) * super::BLOCK_BYTES as u64,
         why,
     }
 }

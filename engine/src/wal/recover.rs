@@ -22,7 +22,7 @@ use super::{Identity, LogPosition, SegmentId};
 pub use super::recover_error::RecoverError;
 
 /// What recovery asks of the disk at once, in bytes.
-const READ_WINDOW_BYTES: usize = 1 << 20;
+const READ_WINDOW_BYTES: usize = 4 << 20;
 
 /// What the caller knows about the log from elsewhere, that is from the tree's meta page.
 #[derive(Clone, Copy, Debug, Default)]
@@ -89,6 +89,8 @@ pub struct Tail {
     pub(super) previous_crc: u32,
     pub(super) state: LogState,
     pub(super) unsealed: bool,
+    /// Of the last batch.
+    pub(super) incarnation: Option<u64>,
     pub(super) marks: Marks,
 }
 
@@ -218,6 +220,7 @@ fn recover_surveyed(
             previous_crc: found.previous_crc,
             state,
             unsealed: found.last_batch > claimed && !found.last_is_seal,
+            incarnation: end.incarnation,
             marks: found.marks,
         },
     })

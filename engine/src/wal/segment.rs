@@ -1,13 +1,32 @@
 //! The segments of the log: which hold batches, which wait prepared, which may be recycled.
 
 use std::collections::VecDeque;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::format::SegmentHeader;
+use super::scan::SegmentView;
 use super::{Identity, SegmentId};
 
 /// Released segments kept to be recycled, in number; more are removed.
 const RELEASED_MAX: usize = 2;
+
+/// Whether the log waits for a segment, or soon will: whoever fills it spares the disk until then. It may become urgent
+/// while the filling is under way.
+#[derive(Clone, Debug, Default)]
+pub struct Urgency(Arc<AtomicBool>);
+
+impl Urgency {
+    pub fn is_urgent(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
 
 /// A change of the directory, carried out away from the executor. One is out at a time.
 pub struct FileOp {
@@ -25,8 +44,7 @@ pub enum FileOpKind {
         recycle: Option<SegmentId>,
         bytes: u64,
         header: AlignedBuf,
-        /// The log waits for it: do not spare the disk.
-        urgent: bool,
+        urgency: Urgency,
     },
     /// Remove a segment that is needed no more and flush the directory.
     Remove { segment: SegmentId },
@@ -55,6 +73,14 @@ impl Segment {
     pub fn id(&self) -> SegmentId {
         self.header.segment
     }
+
+    pub fn view(&self) -> SegmentView {
+        SegmentView {
+            id: self.id(),
+            nonce: self.header.nonce,
+            blocks: self.header.blocks(),
+        }
+    }
 }
 
 /// Where a batch goes.
@@ -65,8 +91,14 @@ pub(super) struct Place {
     pub block: u32,
 }
 
+struct Preparing {
+    segment: Segment,
+    recycled: bool,
+    urgency: Urgency,
+}
+
 enum Running {
-    Prepare(Box<Segment>, Option<SegmentId>),
+    Prepare(Box<Preparing>),
     Remove(SegmentId),
 }
 
@@ -87,7 +119,9 @@ pub(super) struct Segments {
     running: Option<(u64, Running)>,
     next_tag: u64,
     /// The file system was full: no further attempt until the timer clears it.
-    pub blocked_by_full_disk: bool,
+    waits_for_space: bool,
+    /// The last attempt to make a segment found the file system full.
+    pub disk_full: bool,
 }
 
 impl Segments {
@@ -96,20 +130,27 @@ impl Segments {
         bytes: u64,
         seed: u64,
         live: Vec<Segment>,
-        spares: Vec<Segment>,
+        mut spares: Vec<Segment>,
         block: u32,
     ) -> Segments {
+        // One of another length may be too short for a batch; it is made anew under the same name.
+        let fitting = spares
+            .iter()
+            .take_while(|spare| spare.header.bytes == bytes)
+            .count();
+        spares.truncate(fitting);
         Segments {
             identity,
             bytes,
             seed,
             live: live.into(),
-            spares: spares.into(),
+            spares: VecDeque::from(spares),
             released: VecDeque::new(),
             block,
             running: None,
             next_tag: 1,
-            blocked_by_full_disk: false,
+            waits_for_space: false,
+            disk_full: false,
         }
     }
 
@@ -150,6 +191,7 @@ impl Segments {
     pub fn place(&mut self, blocks: u32, sequence: u64) -> Option<Place> {
         if !self.fits_active(blocks) {
             if !self.can_roll(blocks) {
+                self.hurry(true);
                 return None;
             }
             self.live.push_back(self.spares.pop_front()?);
@@ -163,7 +205,30 @@ impl Segments {
             block: self.block,
         };
         self.block += blocks;
+        self.hurry(false);
         Some(place)
+    }
+
+    /// A segment that takes no more batches, and the numbers of those it holds.
+    pub fn sealed(&self, id: SegmentId) -> Option<(SegmentView, Range<u64>)> {
+        let at = self.live.iter().position(|segment| segment.id() == id)?;
+        let batches = self.live[at].first_batch?..self.live.get(at + 1)?.first_batch?;
+        Some((self.live[at].view(), batches))
+    }
+
+    /// Share of the last live segment that is used, as a number of quarters.
+    fn quarters_used(&self) -> u32 {
+        let blocks = self.live.back().map_or(1, |active| active.header.blocks());
+        u32::try_from(u64::from(self.block) * 4 / u64::from(blocks.max(1))).unwrap_or(4)
+    }
+
+    /// Makes a preparation under way urgent once the log may soon have to wait for it.
+    fn hurry(&mut self, waiting: bool) {
+        let soon =
+            waiting || self.live.is_empty() || self.spares.is_empty() || self.quarters_used() >= 3;
+        if let Some((_, Running::Prepare(preparing))) = self.running.as_ref().filter(|_| soon) {
+            preparing.urgency.set();
+        }
     }
 
     /// Notes the smallest entry index of a batch that became durable.
@@ -191,16 +256,15 @@ impl Segments {
             if let Some(segment) = self.live.pop_front() {
                 self.released
                     .push_back((segment.id(), segment.header.bytes));
+                // What can be recycled needs no space.
+                self.waits_for_space = false;
             }
         }
     }
 
+    /// One, and a second one early enough to be there when the first is needed.
     fn spares_wanted(&self) -> usize {
-        let half_full = self
-            .live
-            .back()
-            .is_some_and(|active| self.block > active.header.blocks() / 2);
-        if self.live.is_empty() || half_full {
+        if self.live.is_empty() || self.quarters_used() >= 1 {
             2
         } else {
             1
@@ -208,7 +272,7 @@ impl Segments {
     }
 
     pub fn next_op(&mut self) -> Option<FileOp> {
-        if self.running.is_some() || self.blocked_by_full_disk {
+        if self.running.is_some() || self.waits_for_space {
             return None;
         }
         if self.spares.len() < self.spares_wanted() {
@@ -254,14 +318,20 @@ impl Segments {
         };
         let mut block = AlignedBuf::zeroed(BLOCK_BYTES);
         let header_crc = header.encode(block.as_mut_slice());
-        let urgent = self.live.is_empty() || self.spares.is_empty();
-        let made = Segment {
+        let urgency = Urgency::default();
+        let segment_made = Segment {
             header,
             header_crc,
             first_batch: None,
             index_min: None,
         };
-        let tag = self.start(Running::Prepare(Box::new(made), recycle));
+        let preparing = Preparing {
+            segment: segment_made,
+            recycled: recycle.is_some(),
+            urgency: urgency.clone(),
+        };
+        let tag = self.start(Running::Prepare(Box::new(preparing)));
+        self.hurry(false);
         FileOp {
             tag,
             kind: FileOpKind::Prepare {
@@ -269,7 +339,7 @@ impl Segments {
                 recycle,
                 bytes: self.bytes,
                 header: block,
-                urgent,
+                urgency,
             },
         }
     }
@@ -278,19 +348,25 @@ impl Segments {
     pub fn running(&self) -> Option<(u64, SegmentId)> {
         let (tag, running) = self.running.as_ref()?;
         match running {
-            Running::Prepare(segment, _) => Some((*tag, segment.id())),
+            Running::Prepare(preparing) => Some((*tag, preparing.segment.id())),
             Running::Remove(id) => Some((*tag, *id)),
         }
+    }
+
+    /// Lets a new file be tried again.
+    pub fn try_again(&mut self) {
+        self.waits_for_space = false;
     }
 
     /// The running operation was carried out in full.
     pub fn op_done(&mut self) {
         match self.running.take() {
-            Some((_, Running::Prepare(segment, recycled))) => {
-                if recycled.is_some() {
+            Some((_, Running::Prepare(preparing))) => {
+                if preparing.recycled {
                     self.released.pop_front();
                 }
-                self.spares.push_back(*segment);
+                self.spares.push_back(preparing.segment);
+                self.disk_full = false;
             }
             Some((_, Running::Remove(_))) => {
                 self.released.pop_front();
@@ -299,10 +375,17 @@ impl Segments {
         }
     }
 
-    /// There was no space for a new file; the driver has removed what it had written of it.
-    pub fn op_found_disk_full(&mut self) {
-        self.running = None;
-        self.blocked_by_full_disk = true;
+    /// There was no space for a new file; the driver has removed what it had written of it. False if the operation was
+    /// another one, which no lack of space should stop.
+    pub fn op_found_disk_full(&mut self) -> bool {
+        let creating =
+            matches!(&self.running, Some((_, Running::Prepare(preparing))) if !preparing.recycled);
+        if creating {
+            self.running = None;
+            self.waits_for_space = true;
+            self.disk_full = true;
+        }
+        creating
     }
 }
 

@@ -13,6 +13,7 @@ use super::format::{BatchHeader, LogState, BATCH_HEADER_BYTES};
 use super::read::{Marks, ReadJob};
 use super::record::{self, Mark};
 use super::recover::Tail;
+use super::scrub::ScrubJob;
 use super::segment::{FileOp, Segments};
 use super::{Identity, LogPosition, SegmentId, Ticket};
 
@@ -77,6 +78,9 @@ impl Wal {
                 found,
                 expected: identity,
             });
+        }
+        if tail.incarnation == Some(config.incarnation) {
+            return Err(ConfigError::Incarnation);
         }
         let mut segments = Segments::new(
             identity,
@@ -410,13 +414,7 @@ impl Wal {
                 self.segments.op_done();
                 Ok(())
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-                ) =>
-            {
-                self.segments.op_found_disk_full();
+            Err(error) if is_disk_full(&error) && self.segments.op_found_disk_full() => {
                 self.full_disk_retry_ns = Some(now_ns.saturating_add(FULL_DISK_RETRY_NS));
                 Ok(())
             }
@@ -426,7 +424,7 @@ impl Wal {
 
     /// Whether the last attempt to make a segment found the file system full.
     pub fn disk_full(&self) -> bool {
-        self.segments.blocked_by_full_disk
+        self.segments.disk_full
     }
 
     /// Everything appended up to this ticket is durable.
@@ -488,7 +486,7 @@ impl Wal {
         }
         if self.full_disk_retry_ns.is_some_and(|at| at <= now_ns) {
             self.full_disk_retry_ns = None;
-            self.segments.blocked_by_full_disk = false;
+            self.segments.try_again();
         }
         if now_ns >= self.seal_at_ns {
             self.seal();
@@ -556,6 +554,20 @@ impl Wal {
         (self.segments.live().len(), self.segments.spares())
     }
 
+    /// A job that reads one segment again from the device and checks it, for a scrub; only segments that take no more
+    /// batches are scrubbed.
+    pub fn scrub_job(&self, segment: SegmentId) -> Option<ScrubJob> {
+        self.segments
+            .sealed(segment)
+            .filter(|_| segment < self.durable.segment)
+            .map(|(segment, batches)| ScrubJob::new(self.identity, segment, batches))
+    }
+
+    /// Segments that hold batches, oldest first.
+    pub fn segment_ids(&self) -> impl Iterator<Item = SegmentId> + '_ {
+        self.segments.live().iter().map(|segment| segment.id())
+    }
+
     /// A job that reads durable entries back, to be run off the executor: from `from_index` to `to_index`, both included,
     /// or fewer once their data exceed `max_bytes`, one at least. `None` if the first is not in the log or not durable.
     pub fn read_job(&self, from_index: u64, to_index: u64, max_bytes: u64) -> Option<ReadJob> {
@@ -568,4 +580,11 @@ impl Wal {
             max_bytes,
         )
     }
+}
+
+fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }

@@ -3,8 +3,8 @@
 use engine::wal::Mark;
 
 use crate::disk::{Fate, SECTOR};
-use crate::seeds;
 use crate::world::{Planted, World};
+use crate::{seeds, Rng};
 
 const BATCHES: usize = 1000;
 
@@ -74,6 +74,18 @@ fn check(world: &World, seen: &mut Seen, image: &crate::disk::Image) -> Result<(
     Ok(())
 }
 
+/// After how many sectors a write of so many is torn: all, or for a long one those at its ends and some between.
+fn tears(sectors: usize, rng: &mut Rng) -> Vec<usize> {
+    if sectors <= 24 {
+        return (0..=sectors).collect();
+    }
+    let between = (0..8).map(|_| rng.below(sectors as u64) as usize);
+    (0..=9)
+        .chain(sectors - 4..=sectors)
+        .chain(between)
+        .collect()
+}
+
 /// Absent, torn at each sector, complete; and random subsets of everything under way.
 fn every_fate_of_the_last_write(world: &mut World, seen: &mut Seen) -> Result<(), String> {
     let Some(last) = world.disk.flying.last() else {
@@ -82,7 +94,7 @@ fn every_fate_of_the_last_write(world: &mut World, seen: &mut Seen) -> Result<()
     let sectors = last.buf.len() / SECTOR;
     let mut fates = vec![Fate::Absent; world.disk.flying.len()];
     let others = fates.len() - 1;
-    for torn in 0..=sectors {
+    for torn in tears(sectors, &mut world.rng) {
         for fate in &mut fates[..others] {
             *fate = if world.rng.one_in(2) {
                 Fate::Complete

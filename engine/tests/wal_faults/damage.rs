@@ -330,3 +330,20 @@ fn files_of_another_member_or_a_newer_version_are_told_from_damage() {
         Err(RecoverError::Foreign { .. })
     ));
 }
+
+#[test]
+fn a_block_that_cannot_be_read_is_an_error_that_names_the_file_and_never_an_end() {
+    let log = sealed_log();
+    for (id, file) in &log.disk.files {
+        for at in (0..file.len() as u64).step_by(4096) {
+            let mut dir = crate::disk::ImageDir::new(&log.disk.files);
+            dir.unreadable = Some((*id, at));
+            match engine::wal::recover(&dir, Expect::default()) {
+                Err(RecoverError::Io { at, error, .. }) => {
+                    assert_eq!((at.segment, error.raw_os_error()), (*id, Some(5)));
+                }
+                other => panic!("{:?}", other.map(|recovered| recovered.position)),
+            }
+        }
+    }
+}

@@ -17,6 +17,8 @@ pub type Image = BTreeMap<SegmentId, Arc<Vec<u8>>>;
 pub struct ImageDir<'a> {
     image: &'a Image,
     flushed: Mutex<BTreeSet<SegmentId>>,
+    /// Reading this block fails.
+    pub unreadable: Option<(SegmentId, u64)>,
 }
 
 impl<'a> ImageDir<'a> {
@@ -24,6 +26,7 @@ impl<'a> ImageDir<'a> {
         ImageDir {
             image,
             flushed: Mutex::default(),
+            unreadable: None,
         }
     }
 }
@@ -41,11 +44,18 @@ impl LogDir for ImageDir<'_> {
     }
 
     fn read_at(&self, segment: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        let file = self.image.get(&segment).ok_or(io::ErrorKind::NotFound)?;
         assert!(
             self.flushed.lock().unwrap().contains(&segment),
             "read before it was flushed: {segment}"
         );
-        let file = self.image.get(&segment).ok_or(io::ErrorKind::NotFound)?;
+        let reads = |at: u64| (offset..offset + buf.len() as u64).contains(&at);
+        if self
+            .unreadable
+            .is_some_and(|(id, at)| id == segment && reads(at))
+        {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         let rest = file.get(offset as usize..).unwrap_or(&[]);
         let len = rest.len().min(buf.len());
         buf[..len].copy_from_slice(&rest[..len]);

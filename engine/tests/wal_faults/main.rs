@@ -11,6 +11,7 @@ mod missing;
 mod seal;
 mod small;
 mod truncation;
+mod upkeep;
 mod world;
 
 /// Random numbers of one seed (SplitMix64).
