@@ -13,6 +13,7 @@
 mod cell;
 mod count;
 mod cursor;
+mod defragment;
 pub mod fuzzing;
 mod insert;
 mod node;
@@ -21,6 +22,7 @@ mod remove;
 mod verify;
 
 pub use cursor::Cursor;
+pub use defragment::Defragment;
 pub use verify::{verify, Damage, Verified};
 
 pub(crate) use node::check_shape;

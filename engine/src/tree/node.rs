@@ -407,8 +407,8 @@ impl NodeMut<'_> {
         self.insert(at, cell);
     }
 
-    /// A branch cell, to change its child or weight.
-    pub(super) fn branch_mut(&mut self, at: usize) -> &mut [u8] {
+    /// A cell, to change a field of fixed size in it.
+    pub(super) fn cell_mut(&mut self, at: usize) -> &mut [u8] {
         let offset = self.read().slot_offset(at);
         &mut self.0[offset..]
     }
