@@ -19,6 +19,7 @@ mod file;
 mod frames;
 mod header;
 mod residency;
+mod scrub;
 mod sim;
 mod space;
 
@@ -26,6 +27,7 @@ pub use buffer::AlignedBuf;
 pub use error::{OpenError, PageError, PageFault};
 pub use fetch::{FetchDone, FetchJob};
 pub use file::{PageFile, RealFile};
+pub use scrub::{ScrubDone, ScrubJob};
 pub use sim::{Keep, SimFile};
 
 pub use crate::checkpoint::{
