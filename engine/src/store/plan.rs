@@ -1,0 +1,103 @@
+//! Which pages an entry will need, worked out when it is proposed, so that they arrive while the log is flushed.
+
+use super::Store;
+use crate::mvcc::batch::Batch;
+use crate::mvcc::key_range::KeyRange;
+use crate::mvcc::write::plan_edge;
+use crate::page::Miss;
+use proto::etcdserverpb::{
+    request_op::Request, DeleteRangeRequest, InternalRaftRequest, PutRequest, TxnRequest,
+};
+
+/// Keys of a range that planning looks at. The rest misses at apply, page by page, which only costs time.
+const PLANNED_KEYS_MAX: usize = 256;
+
+impl Store {
+    /// Adds pages that applying `request` will touch and that are absent. A hint: state may change before the entry
+    /// is applied, and apply checks for itself.
+    pub fn plan(&self, request: &InternalRaftRequest, missing: &mut Miss) {
+        plan_edge(&self.trees, &self.pages, self.revision + 1, missing);
+        if let Some(put) = &request.put {
+            self.plan_put(put, missing);
+        } else if let Some(delete) = &request.delete_range {
+            self.plan_delete(delete, missing);
+        } else if let Some(txn) = &request.txn {
+            self.plan_txn(txn, missing);
+        } else if let Some(revoke) = &request.lease_revoke {
+            let key = revoke.id.to_be_bytes();
+            self.trees.leases.plan_remove(&self.pages, &key, missing);
+            match self.lease_keys(revoke.id) {
+                Err(miss) => missing.pages.extend(miss.pages),
+                Ok(keys) => {
+                    for key in keys.iter().take(PLANNED_KEYS_MAX) {
+                        self.trees.keys.plan_insert(&self.pages, key, missing);
+                    }
+                }
+            }
+        } else if let Some(grant) = &request.lease_grant {
+            let key = grant.id.to_be_bytes();
+            self.trees.leases.plan_insert(&self.pages, &key, missing);
+        }
+    }
+
+    fn plan_put(&self, put: &PutRequest, missing: &mut Miss) {
+        self.trees.keys.plan_insert(&self.pages, &put.key, missing);
+        if put.prev_kv || put.ignore_value || put.lease != 0 {
+            // Evaluating reads everything else that the put depends on.
+            let mut batch = Batch::new(self.revision + 1);
+            note(batch.put(&self.reader(), put).map(drop), missing);
+        }
+    }
+
+    fn plan_delete(&self, delete: &DeleteRangeRequest, missing: &mut Miss) {
+        self.plan_keys(&delete.key, &delete.range_end, delete.prev_kv, missing);
+    }
+
+    fn plan_keys(&self, key: &[u8], range_end: &[u8], values: bool, missing: &mut Miss) {
+        let reader = self.reader();
+        let mut walk = reader.walk(KeyRange::new(key, range_end), None, None);
+        let mut found = Vec::new();
+        while found.len() < PLANNED_KEYS_MAX {
+            match walk.next() {
+                Ok(Some(next)) => found.push(next),
+                Ok(None) => break,
+                Err(miss) => {
+                    missing.pages.extend(miss.pages);
+                    break;
+                }
+            }
+        }
+        for found in &found {
+            self.trees
+                .keys
+                .plan_insert(&self.pages, &found.key, missing);
+        }
+        if values {
+            reader.read_bodies(&mut found, missing);
+        }
+    }
+
+    fn plan_txn(&self, txn: &TxnRequest, missing: &mut Miss) {
+        for compare in &txn.compare {
+            let value = compare.target == proto::etcdserverpb::compare::CompareTarget::Value as i32;
+            self.plan_keys(&compare.key, &compare.range_end, value, missing);
+        }
+        for op in txn.success.iter().chain(&txn.failure) {
+            match &op.request {
+                Some(Request::RequestPut(put)) => self.plan_put(put, missing),
+                Some(Request::RequestDeleteRange(delete)) => self.plan_delete(delete, missing),
+                Some(Request::RequestRange(range)) => {
+                    note(self.reader().range(range, None).map(drop), missing);
+                }
+                Some(Request::RequestTxn(nested)) => self.plan_txn(nested, missing),
+                None => {}
+            }
+        }
+    }
+}
+
+fn note(read: Result<(), Miss>, missing: &mut Miss) {
+    if let Err(miss) = read {
+        missing.pages.extend(miss.pages);
+    }
+}
