@@ -201,7 +201,10 @@ fn a_lost_file_is_not_taken_for_a_new_one() {
     std::fs::write(&path, b"").expect("an empty file");
     let file = RealFile::open_or_create(&path).expect("a file");
     assert_eq!(file.len().expect("a length"), 0);
-    let refused = Pages::open(Arc::new(file), options()).err();
+    // Not even where the caller would have a new one made: that has its meta pages from its first moment.
+    let mut options = options();
+    options.create = true;
+    let refused = Pages::open(Arc::new(file), options).err();
     let text = refused.expect("an error").to_string();
     assert!(text.contains("has 0 bytes"), "{text}");
 }

@@ -160,6 +160,16 @@ impl<'a> KeyPart<'a> {
     }
 }
 
+/// Writes another page into an overflow reference of a leaf cell: the key's, or the value's.
+pub(super) fn set_overflow(cell: &mut [u8], is_key: bool, page: PageNo) {
+    let at = if is_key {
+        KeyPart::of(cell).len() - REF_BYTES
+    } else {
+        LeafCell(cell).value_at()
+    };
+    cell[at..at + 4].copy_from_slice(&page.0.to_le_bytes());
+}
+
 /// The value of a leaf cell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Value<'a> {

@@ -13,6 +13,7 @@
 mod cell;
 mod count;
 mod cursor;
+mod defragment;
 pub mod fuzzing;
 mod insert;
 mod node;
@@ -21,6 +22,7 @@ mod remove;
 mod verify;
 
 pub use cursor::Cursor;
+pub use defragment::Defragment;
 pub use verify::{verify, Damage, Verified};
 
 pub(crate) use node::check_shape;
@@ -101,7 +103,7 @@ fn any_node_at(pages: &Pages, no: PageNo) -> Result<Node<'_>, Absent> {
 #[inline]
 fn child_at<'p>(pages: &'p Pages, node: Node<'p>, at: usize) -> Result<(PageNo, Node<'p>), Absent> {
     let no = node.branch(at).child();
-    Ok((no, node_at(pages, no, node.level() - 1)?))
+    Ok((no, node_at(pages, no, node.level().wrapping_sub(1))?))
 }
 
 impl Tree {

@@ -3,6 +3,9 @@
 //! Slots grow up behind the header, cells grow down from the end. A slot holds the cell's place and a *hint*: the four key
 //! bytes behind the prefix that all keys of the page share, so that a search seldom leaves the slots. The first cell of a
 //! branch stands for everything below its second separator; its key is empty and takes no part in the prefix.
+//!
+//! Reading takes care not to panic even if a mapped page turns into zeros half-way, as it does when the device fails under
+//! the mapping: what was read then is discarded later, but the member lives on.
 
 use super::cell::{checked_len, BranchCell, KeyPart, LeafCell, KEY_HEAD, KEY_INLINE_MAX};
 use crate::page::{
@@ -177,12 +180,12 @@ impl<'a> Node<'a> {
                 }
             }
             let witness = if low > first { low - 1 } else { low };
-            if self.key(witness).inline()[..prefix] == key[..prefix] {
+            if self.key(witness).inline().get(..prefix) == key.get(..prefix) {
                 return Ok((low, false));
             }
         }
         // All keys of the page are on one side.
-        let is_above = self.key(first).inline()[..prefix] < *key;
+        let is_above = self.key(first).inline().get(..prefix) < Some(key);
         Ok((if is_above { count } else { first }, false))
     }
 
@@ -190,7 +193,7 @@ impl<'a> Node<'a> {
     #[inline]
     pub(super) fn child_of(self, pages: &Pages, key: &[u8]) -> Result<usize, Absent> {
         let (at, is_equal) = self.locate(pages, key)?;
-        Ok(if is_equal { at } else { at - 1 })
+        Ok(if is_equal { at } else { at.saturating_sub(1) })
     }
 
     fn free_contiguous(self) -> usize {
@@ -407,8 +410,8 @@ impl NodeMut<'_> {
         self.insert(at, cell);
     }
 
-    /// A branch cell, to change its child or weight.
-    pub(super) fn branch_mut(&mut self, at: usize) -> &mut [u8] {
+    /// A cell, to change a field of fixed size in it.
+    pub(super) fn cell_mut(&mut self, at: usize) -> &mut [u8] {
         let offset = self.read().slot_offset(at);
         &mut self.0[offset..]
     }
