@@ -96,7 +96,8 @@ fn parse(
             "{BAD_NUMBER} (found conflicting environment key)"
         )));
     }
-    if words.len() > 2 || (words.is_empty() && env.key.is_empty()) {
+    // What follows key and range is ignored, as in etcdctl.
+    if words.is_empty() && env.key.is_empty() {
         return Err(Failure::args(BAD_NUMBER));
     }
     let (mut key, mut end) = match words {
@@ -296,15 +297,7 @@ fn parse_line(line: &str, env: &EnvRange) -> Result<Line, Failure> {
             )))
         }
     }
-    let flags = match cli::parse_flags(cli::WATCH, words[1..].to_vec()) {
-        Ok(flags) => flags,
-        Err(why) => {
-            return Ok(Line::Invalid(format!(
-                "Invalid command {} ({why})",
-                line.trim()
-            )))
-        }
-    };
+    let flags = cli::parse_flags(cli::WATCH, words[1..].to_vec()).map_err(Failure::args)?;
     parse(&flags.options, &flags.args, flags.dash, env).map(Line::Watch)
 }
 
