@@ -30,6 +30,8 @@ use crate::{
 
 const BAD_NUMBER: &str = "bad number of arguments";
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+/// The watch identifier of a response that is about every watch.
+const ALL_WATCHES: i64 = -1;
 /// Requests that may wait to be sent on a stream.
 const REQUESTS_MAX: usize = 64;
 
@@ -216,11 +218,15 @@ impl<'a> Session<'a> {
         }
         let progress =
             response.events.is_empty() && !response.canceled && response.compact_revision == 0;
-        if progress {
-            let revision = response.header.as_ref().map_or(0, |h| h.revision);
-            output::emit(format!("progress notify: {revision}\n").as_bytes())?;
+        // A notification that was asked for is about all watches of the stream; each of them reports it.
+        let all = response.watch_id == ALL_WATCHES;
+        for _ in 0..if all { self.watches.len() } else { 1 } {
+            if progress {
+                let revision = response.header.as_ref().map_or(0, |h| h.revision);
+                output::emit(format!("progress notify: {revision}\n").as_bytes())?;
+            }
+            self.print(&response)?;
         }
-        self.print(&response)?;
         if response.canceled {
             return Err(Failure::new(INTERRUPTED, "watch is canceled by the server"));
         }
