@@ -145,6 +145,20 @@ pub static WATCH: &[Opt] = &[
     opt("rev", Int, "0", "Revision to start watching"),
 ];
 
+/// The usage text that marks a command of etcdctl which is not offered yet. Such names still count where a prefix must be
+/// unambiguous and where a name is suggested.
+const MISSING: &str = "(not available)";
+
+const fn missing(name: &'static str) -> Command {
+    leaf(name, MISSING, "", &[])
+}
+
+impl Command {
+    pub fn is_missing(&self) -> bool {
+        self.usage == MISSING
+    }
+}
+
 const CLUSTER: Opt = opt(
     "cluster",
     Bool,
@@ -203,6 +217,14 @@ pub static COMMANDS: &[Command] = &[
             opt("peer-urls", Text, "", "comma separated peer URLs for the updated member."),
         ]),
     ]),
+    missing("snapshot"),
+    missing("make-mirror"),
+    missing("lock"),
+    missing("elect"),
+    missing("auth"),
+    missing("user"),
+    missing("role"),
+    missing("check"),
 ];
 
 /// A command with its options and arguments.
@@ -285,9 +307,16 @@ pub fn parse(program: &str, args: Vec<Vec<u8>>) -> Result<Outcome, GrammarError>
     let leaf = path.last().copied();
     let subs = leaf.map_or(COMMANDS, |c| c.subs);
     let own = leaf.map_or(&[][..], |c| c.opts);
-    if path.is_empty() && rest.first().is_some_and(|a| a == b"help") {
-        let (path, _) = find(rest[1..].to_vec());
+    if let Some(at) = first_word(&rest).filter(|at| path.is_empty() && rest[*at] == b"help") {
+        let (path, _) = find(rest[at + 1..].to_vec());
         return Ok(Outcome::Help(help::text(program, &path)));
+    }
+    if let Some(command) = leaf.filter(|c| c.is_missing()) {
+        let name = command.name;
+        return Err(GrammarError {
+            stdout: String::new(),
+            stderr: format!("Error: {name} is not available in this version of {program}\n"),
+        });
     }
     let flags = match parse_flags(own, rest) {
         Ok(flags) => flags,
@@ -607,7 +636,7 @@ mod tests {
         );
         assert_eq!(
             run(&["puts", "a"]).unwrap_err().stderr,
-            "Error: unknown command \"puts\" for \"etcdctl\"\n\nDid you mean this?\n\tput\n\nRun 'etcdctl --help' for usage.\nError: unknown command \"puts\" for \"etcdctl\"\n\nDid you mean this?\n\tput\n\n"
+            "Error: unknown command \"puts\" for \"etcdctl\"\n\nDid you mean this?\n\tput\n\tauth\n\nRun 'etcdctl --help' for usage.\nError: unknown command \"puts\" for \"etcdctl\"\n\nDid you mean this?\n\tput\n\tauth\n\n"
         );
         assert_eq!(
             run(&["bogus"]).unwrap_err().stderr,

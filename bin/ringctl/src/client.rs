@@ -19,7 +19,9 @@ use crate::{
 use proto::etcdserverpb::AuthenticateRequest;
 
 /// Pause between attempts to reach a server.
-const RETRY_PAUSE: Duration = Duration::from_millis(25);
+pub const RETRY_PAUSE: Duration = Duration::from_millis(25);
+/// Servers end connections that ping more often; a shorter interval is raised to this, as in Go's client.
+const KEEPALIVE_INTERVAL_MIN: Duration = Duration::from_secs(10);
 /// Attempts at a read that a server answers with `Unavailable`.
 const READ_ATTEMPTS_MAX: u32 = 100;
 pub const DEADLINE_EXCEEDED: &str = "context deadline exceeded";
@@ -201,7 +203,7 @@ impl Client {
             target
                 .connect_timeout(self.global.dial_timeout)
                 .tcp_nodelay(true)
-                .http2_keep_alive_interval(self.global.keepalive_time)
+                .http2_keep_alive_interval(self.global.keepalive_time.max(KEEPALIVE_INTERVAL_MIN))
                 .keep_alive_timeout(self.global.keepalive_timeout),
         )
     }

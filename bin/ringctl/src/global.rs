@@ -61,7 +61,8 @@ pub fn apply_environment(options: &mut Options, env: &[(String, String)]) -> Res
             ) => {}
             None if name == "ETCDCTL_API" && value == "3" => {}
             None if name == "ETCDCTL_API" => {
-                return Err(Failure::error(format!("unsupported API version: {value}")));
+                eprintln!("unsupported API version: {value}");
+                return Err(Failure::silent(ERROR));
             }
             None => {
                 let pair = format!("{name}={value}");

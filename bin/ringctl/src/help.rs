@@ -75,7 +75,7 @@ fn row(command: &Command) -> (String, String) {
 fn leaves() -> Vec<(String, String)> {
     let mut rows = vec![("help".to_owned(), "Help about any command".to_owned())];
     for command in COMMANDS {
-        if command.subs.is_empty() {
+        if command.subs.is_empty() && !command.is_missing() {
             rows.push(row(command));
         }
         rows.extend(command.subs.iter().map(|sub| {

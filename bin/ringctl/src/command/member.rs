@@ -143,7 +143,34 @@ fn peer_urls(call: &Invocation) -> Result<Vec<String>, Failure> {
     if text.is_empty() {
         return Err(Failure::args(NO_PEER_URLS));
     }
-    Ok(text.split(',').map(str::to_owned).collect())
+    let mut urls = text
+        .split(',')
+        .map(|url| check_url(url.trim()))
+        .collect::<Result<Vec<_>, _>>()?;
+    urls.sort();
+    Ok(urls)
+}
+
+/// The form that the server will insist on, so that a slip is named before anything is sent.
+fn check_url(url: &str) -> Result<String, Failure> {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    if !matches!(scheme, "http" | "https" | "unix" | "unixs") {
+        return Err(Failure::error(format!(
+            "URL scheme must be http, https, unix, or unixs: {url}"
+        )));
+    }
+    let (host, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    if scheme.starts_with("http") && !host.contains(':') {
+        return Err(Failure::error(format!(
+            "URL address does not have the form \"host:port\": {url}"
+        )));
+    }
+    if scheme.starts_with("http") && !path.is_empty() {
+        return Err(Failure::error(format!(
+            "URL must not contain a path: {url}"
+        )));
+    }
+    Ok(url.to_owned())
 }
 
 /// The environment with which the new member starts.

@@ -103,22 +103,19 @@ fn compare(line: &str) -> Result<Compare, String> {
     let (target, rest) = line.split_once('(').ok_or_else(malformed)?;
     let target = target.trim();
     let (key, rest) = go::unquote_prefix(rest.trim_start()).ok_or_else(malformed)?;
-    let rest = rest
-        .trim_start()
-        .strip_prefix(')')
-        .ok_or_else(malformed)?
+    // Blanks around the operator are part of the grammar: without them there is no operator.
+    let rest = rest.strip_prefix(')').ok_or_else(malformed)?;
+    let words = rest
+        .strip_prefix(char::is_whitespace)
+        .unwrap_or("")
         .trim_start();
-    let operator_len = rest
-        .find(|c: char| c.is_whitespace() || c == '"')
-        .unwrap_or(rest.len());
-    let (operator, value) = rest.split_at(operator_len);
-    let (value, _) = go::unquote_prefix(value.trim_start()).unwrap_or_default();
-    if operator.is_empty() || value.is_empty() && !rest.contains('"') {
+    let (operator, value) = words.split_at(words.find(char::is_whitespace).unwrap_or(words.len()));
+    let Some((value, _)) = go::unquote_prefix(value.trim_start()) else {
         let key = go::quote(&key);
         return Err(format!(
             "malformed comparison: {line}; got {target}({key}) {operator} \"\""
         ));
-    }
+    };
     let result = match operator {
         "=" => CompareResult::Equal,
         "!=" => CompareResult::NotEqual,
@@ -276,5 +273,9 @@ mod tests {
             "invalid txn request: bogus x y"
         );
         assert_eq!(failure("mod(\"foo\") > \"0\"\n"), "EOF");
+        assert_eq!(
+            failure("ver(\"foo\")=\"1\"\n\n"),
+            "malformed comparison: ver(\"foo\")=\"1\"; got ver(\"foo\")  \"\""
+        );
     }
 }

@@ -12,12 +12,13 @@ use proto::{
 };
 use tokio::sync::mpsc;
 use tokio_stream::{wrappers::ReceiverStream, StreamExt};
+use tonic::{metadata::MetadataValue, Status};
 
 use super::{client, prefix_end, text, txn};
 use crate::{
     api::watch_client::WatchClient,
     cli::{self, Invocation, Options},
-    client::{error_text, Client},
+    client::{error_text, Client, RETRY_PAUSE},
     failure::{Failure, BAD_ARGS, ERROR, INTERRUPTED, INVALID_INPUT},
     global::{Format, Global},
     go,
@@ -29,6 +30,8 @@ use crate::{
 
 const BAD_NUMBER: &str = "bad number of arguments";
 const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+/// The watch identifier of a response that is about every watch.
+const ALL_WATCHES: i64 = -1;
 /// Requests that may wait to be sent on a stream.
 const REQUESTS_MAX: usize = 64;
 
@@ -96,7 +99,8 @@ fn parse(
             "{BAD_NUMBER} (found conflicting environment key)"
         )));
     }
-    if words.len() > 2 || (words.is_empty() && env.key.is_empty()) {
+    // What follows key and range is ignored, as in etcdctl.
+    if words.is_empty() && env.key.is_empty() {
         return Err(Failure::args(BAD_NUMBER));
     }
     let (mut key, mut end) = match words {
@@ -134,45 +138,71 @@ struct Session<'a> {
     client: &'a Client,
     requests: mpsc::Sender<WatchRequest>,
     responses: tonic::Streaming<WatchResponse>,
-    commands: Vec<Vec<Vec<u8>>>,
+    /// Each with the revision from which it goes on when the stream has to be opened anew.
+    watches: Vec<Watch>,
 }
 
 impl<'a> Session<'a> {
     async fn open(client: &'a Client, watches: Vec<Watch>) -> Result<Session<'a>, Failure> {
-        let channel = client.connect(&client.global.endpoints, 0).await;
-        let (requests, queue) = mpsc::channel(REQUESTS_MAX);
-        let mut commands = Vec::new();
-        for watch in watches {
-            let _ = requests.send(create(watch.request)).await;
-            commands.push(watch.command);
-        }
-        let mut request = client.request(ReceiverStream::new(queue));
-        // A member without a leader ends the watch instead of letting it wait.
-        request.metadata_mut().insert(
-            "hasleader",
-            tonic::metadata::MetadataValue::from_static("true"),
-        );
-        let mut watcher = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
-        let responses = watcher
-            .watch(request)
+        let (requests, responses) = open_stream(client, &watches)
             .await
-            .map_err(|s| Failure::error(error_text(&s)))?
-            .into_inner();
+            .map_err(|status| canceled(&error_text(&status)))?;
         Ok(Session {
             client,
             requests,
             responses,
-            commands,
+            watches,
         })
+    }
+
+    async fn add(&mut self, watch: Watch) {
+        let _ = self.requests.send(create(watch.request.clone())).await;
+        self.watches.push(watch);
+    }
+
+    /// The next response. When the connection is lost, another one takes the watches up where they were.
+    async fn next(&mut self) -> Result<WatchResponse, Failure> {
+        loop {
+            match self.responses.next().await {
+                Some(Ok(response)) => {
+                    self.advance(&response);
+                    return Ok(response);
+                }
+                Some(Err(status)) if status.message().starts_with("etcdserver: ") => {
+                    return Err(canceled(&error_text(&status)));
+                }
+                _ => {}
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+            if let Ok((requests, responses)) = open_stream(self.client, &self.watches).await {
+                (self.requests, self.responses) = (requests, responses);
+            }
+        }
+    }
+
+    fn advance(&mut self, response: &WatchResponse) {
+        let Some(header) = &response.header else {
+            return;
+        };
+        let id = usize::try_from(response.watch_id).unwrap_or(usize::MAX);
+        let Some(watch) = self.watches.get_mut(id) else {
+            return;
+        };
+        let last = match response.events.last().and_then(|e| e.kv.as_ref()) {
+            Some(kv) => kv.mod_revision,
+            // A watch from now on starts behind the revision at which it was created.
+            None if response.created && watch.request.start_revision == 0 => header.revision,
+            None => return,
+        };
+        watch.request.start_revision = last + 1;
     }
 
     /// Prints until the server or a command ends it.
     async fn follow(&mut self) -> Result<(), Failure> {
-        while let Some(response) = self.responses.next().await {
-            let response = response.map_err(|s| canceled(&error_text(&s)))?;
+        loop {
+            let response = self.next().await?;
             self.handle(response).await?;
         }
-        Err(Failure::new(INTERRUPTED, "watch is canceled by the server"))
     }
 
     async fn handle(&mut self, response: WatchResponse) -> Result<(), Failure> {
@@ -188,16 +218,24 @@ impl<'a> Session<'a> {
         }
         let progress =
             response.events.is_empty() && !response.canceled && response.compact_revision == 0;
-        if progress {
-            let revision = response.header.as_ref().map_or(0, |h| h.revision);
-            output::emit(format!("progress notify: {revision}\n").as_bytes())?;
+        // A notification that was asked for is about all watches of the stream; each of them reports it.
+        let all = response.watch_id == ALL_WATCHES;
+        for _ in 0..if all { self.watches.len() } else { 1 } {
+            if progress {
+                let revision = response.header.as_ref().map_or(0, |h| h.revision);
+                output::emit(format!("progress notify: {revision}\n").as_bytes())?;
+            }
+            self.print(&response)?;
         }
-        self.print(&response)?;
         if response.canceled {
             return Err(Failure::new(INTERRUPTED, "watch is canceled by the server"));
         }
         let id = usize::try_from(response.watch_id).unwrap_or(usize::MAX);
-        let command = self.commands.get(id).filter(|c| !c.is_empty()).cloned();
+        let command = self
+            .watches
+            .get(id)
+            .map(|w| w.command.clone())
+            .filter(|c| !c.is_empty());
         if let Some(command) = command {
             let revision = response.header.as_ref().map_or(0, |h| h.revision);
             for event in &response.events {
@@ -220,6 +258,23 @@ impl<'a> Session<'a> {
             Format::Table => Err(output::unsupported(Format::Table)),
         }
     }
+}
+
+/// Opens a stream and creates the watches on it.
+async fn open_stream(
+    client: &Client,
+    watches: &[Watch],
+) -> Result<(mpsc::Sender<WatchRequest>, tonic::Streaming<WatchResponse>), Status> {
+    let channel = client.connect(&client.global.endpoints, 0).await;
+    let (requests, queue) = mpsc::channel(REQUESTS_MAX);
+    let creates: Vec<_> = watches.iter().map(|w| create(w.request.clone())).collect();
+    let mut request = client.request(tokio_stream::iter(creates).chain(ReceiverStream::new(queue)));
+    // A member without a leader ends the watch instead of letting it wait.
+    request
+        .metadata_mut()
+        .insert("hasleader", MetadataValue::from_static("true"));
+    let mut watcher = WatchClient::new(channel).max_decoding_message_size(usize::MAX);
+    Ok((requests, watcher.watch(request).await?.into_inner()))
 }
 
 fn create(request: WatchCreateRequest) -> WatchRequest {
@@ -296,15 +351,7 @@ fn parse_line(line: &str, env: &EnvRange) -> Result<Line, Failure> {
             )))
         }
     }
-    let flags = match cli::parse_flags(cli::WATCH, words[1..].to_vec()) {
-        Ok(flags) => flags,
-        Err(why) => {
-            return Ok(Line::Invalid(format!(
-                "Invalid command {} ({why})",
-                line.trim()
-            )))
-        }
-    };
+    let flags = cli::parse_flags(cli::WATCH, words[1..].to_vec()).map_err(Failure::args)?;
     parse(&flags.options, &flags.args, flags.dash, env).map(Line::Watch)
 }
 
@@ -327,9 +374,8 @@ async fn interactive(global: Global, env: EnvRange) -> Result<(), Failure> {
             None => input.recv().await.flatten(),
             Some(open) => tokio::select! {
                 line = input.recv() => line.flatten(),
-                response = open.responses.next() => {
-                    let response = response.ok_or_else(|| canceled("the stream ended"))?;
-                    open.handle(response.map_err(|s| canceled(&error_text(&s)))?).await?;
+                response = open.next() => {
+                    open.handle(response?).await?;
                     continue;
                 }
             },
@@ -355,10 +401,7 @@ async fn interactive(global: Global, env: EnvRange) -> Result<(), Failure> {
             }
             Line::Watch(watch) => match &mut session {
                 None => session = Some(Session::open(&client, vec![watch]).await?),
-                Some(open) => {
-                    let _ = open.requests.send(create(watch.request)).await;
-                    open.commands.push(watch.command);
-                }
+                Some(open) => open.add(watch).await,
             },
         }
     }

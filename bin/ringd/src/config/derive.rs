@@ -68,6 +68,8 @@ pub(super) fn derive(settings: &Settings, host: &dyn Host) -> Derived {
         {
             text
         }
+        // A member without a name is in no cluster; bootstrap says so.
+        _ if name.is_empty() => String::new(),
         _ if name != NAME_DEFAULT => cluster_of(&name, &peer_urls),
         _ => INITIAL_CLUSTER_DEFAULT.to_owned(),
     };

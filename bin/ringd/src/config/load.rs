@@ -183,7 +183,12 @@ impl Loading<'_> {
             };
         };
         let text = self.host.read(Path::new(&path)).map_err(|e| {
-            let text = format!("open {path}: {}", os_text(&e));
+            // A directory opens, and then can't be read.
+            let what = match e.kind() {
+                io::ErrorKind::IsADirectory => "read",
+                _ => "open",
+            };
+            let text = format!("{what} {path}: {}", os_text(&e));
             self.verify_failed(&text)
         })?;
         let text = String::from_utf8(text).map_err(|_| {
@@ -222,7 +227,11 @@ impl Loading<'_> {
 
     fn finish(mut self, settings: Settings) -> Result<Loaded, Exit> {
         let log = validate::logging(&settings).map_err(|(text, code)| match code {
-            2 => Exit::mistake(2, &format!("panic: {text}")),
+            2 => {
+                let mut exit = Exit::lines(2, &self.early);
+                exit.stderr.push_str(&format!("panic: {text}\n"));
+                exit
+            }
             _ => self.verify_failed(&text),
         })?;
         validate::check(&settings)

@@ -411,6 +411,14 @@ fn yaml_is_read_by_gos_rules() {
     );
     assert!(!yaml("client-transport-security: {auto-tls: off}\nsocket-options:\n  reuse-port: no\npre-vote: n # yes\n").unwrap().config.pre_vote);
     assert_eq!(yaml("name: 'yes'\n").unwrap().config.name, "yes");
+    assert_eq!(yaml("name: '010'\n").unwrap().config.name, "010");
+    let old = yaml("heartbeat-interval: 017\nelection-timeout: 1_000\n")
+        .unwrap()
+        .config;
+    assert_eq!(
+        (old.heartbeat_interval_ms, old.election_timeout_ms),
+        (15, 1000)
+    );
 }
 
 #[test]
@@ -418,6 +426,7 @@ fn yaml_types_are_strict() {
     for (text, kind, key, go_type) in [
         ("name: 5", "number", "name", "string"),
         ("name: yes", "bool", "name", "string"),
+        ("name: 1_000", "number", "name", "string"),
         (
             "initial-cluster-token: true",
             "bool",

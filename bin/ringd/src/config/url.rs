@@ -92,10 +92,11 @@ impl Url {
         if !parts.path.is_empty() {
             return Err(UrlError(format!("URL must not contain a path: {text}")));
         }
+        let address = escaped(&parts.host);
         Ok(Url {
-            text: normal,
+            text: normal.replacen(&parts.host, &address, 1),
             scheme,
-            address: parts.host,
+            address,
         })
     }
 
@@ -267,6 +268,7 @@ fn check_host(host: &str) -> Result<(), String> {
         return Err(format!("invalid port {} after host", quoted(port)));
     }
     check_escapes(host)?;
+    check_host_escapes(host)?;
     let allowed = |c: char| {
         !c.is_ascii() || c.is_ascii_alphanumeric() || "-_.~!$&'()*+,;=:[]<>\"%".contains(c)
     };
@@ -277,6 +279,27 @@ fn check_host(host: &str) -> Result<(), String> {
         )),
         None => Ok(()),
     }
+}
+
+/// Bytes outside ASCII as Go writes them: `%C3%A9`.
+fn escaped(host: &str) -> String {
+    host.bytes()
+        .map(|byte| match byte {
+            byte if byte.is_ascii() => char::from(byte).to_string(),
+            byte => format!("%{byte:02X}"),
+        })
+        .collect()
+}
+
+/// An escape in a host may stand for a byte outside ASCII or for the percent sign of a zone, for nothing else.
+fn check_host_escapes(host: &str) -> Result<(), String> {
+    for (at, _) in host.match_indices('%') {
+        let escape = &host[at..at + 3];
+        if escape != "%25" && escape.as_bytes()[1] < b'8' {
+            return Err(format!("invalid URL escape {}", quoted(escape)));
+        }
+    }
+    Ok(())
 }
 
 fn check_escapes(text: &str) -> Result<(), String> {
@@ -372,6 +395,10 @@ mod tests {
             (
                 "http://%zz:1",
                 "parse \"http://%zz:1\": invalid URL escape \"%zz\"",
+            ),
+            (
+                "http://a%41:1",
+                "parse \"http://a%41:1\": invalid URL escape \"%41\"",
             ),
             (
                 "localhost:1",

@@ -19,7 +19,7 @@ pub(super) const NO_ADVERTISED_CLIENT_URLS: &str =
 /// The logging set-up, which etcd checks before everything else. `Err` with code 2 is what etcd panics with.
 pub(super) fn logging(settings: &Settings) -> Result<logging::Config, (String, i32)> {
     match settings.text("logger").as_str() {
-        "zap" | "" => {}
+        "zap" => {}
         "capnslog" => return Err(("--logger=capnslog is removed in v3.5".into(), 1)),
         other => return Err((format!("unknown logger option {}", quoted(other)), 1)),
     }

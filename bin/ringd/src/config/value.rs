@@ -30,10 +30,10 @@ pub(super) fn parse(kind: Kind, text: &str) -> Result<Option<Value>, String> {
             _ => return Err(PARSE_ERROR.into()),
         },
         Kind::Uint | Kind::Uint32 => {
-            let number = integer(text)?;
-            if number < 0 {
+            if text.starts_with(['+', '-']) {
                 return Err(PARSE_ERROR.into());
             }
+            let number = integer(text)?;
             let max = if kind == Kind::Uint32 {
                 u64::from(u32::MAX)
             } else {
@@ -133,6 +133,7 @@ mod tests {
             assert_eq!(integer(text), Err(PARSE_ERROR), "{text}");
         }
         assert_eq!(parse(Kind::Uint, "-5"), Err(PARSE_ERROR.into()));
+        assert_eq!(parse(Kind::Uint, "+5"), Err(PARSE_ERROR.into()));
         assert_eq!(
             parse(Kind::Uint, "18446744073709551616"),
             Err(RANGE_ERROR.into())

@@ -33,16 +33,16 @@ pub enum Level {
 }
 
 impl Level {
-    /// Parses the value of `--log-level`. The empty text means `info`.
+    /// Parses the value of `--log-level`, in any letter case. The empty text means `info`.
     pub fn parse(text: &str) -> Option<Level> {
-        Some(match text {
-            "debug" | "DEBUG" => Level::Debug,
-            "info" | "INFO" | "" => Level::Info,
-            "warn" | "WARN" => Level::Warn,
-            "error" | "ERROR" => Level::Error,
-            "dpanic" | "DPANIC" => Level::Dpanic,
-            "panic" | "PANIC" => Level::Panic,
-            "fatal" | "FATAL" => Level::Fatal,
+        Some(match text.to_ascii_lowercase().as_str() {
+            "debug" => Level::Debug,
+            "info" | "" => Level::Info,
+            "warn" => Level::Warn,
+            "error" => Level::Error,
+            "dpanic" => Level::Dpanic,
+            "panic" => Level::Panic,
+            "fatal" => Level::Fatal,
             _ => return None,
         })
     }

@@ -52,7 +52,7 @@ impl Node {
 
 /// The first document; an empty file is null.
 pub(super) fn document(text: &str, notes: &mut Vec<Record>) -> Result<Node, FileError> {
-    let text = plain_booleans(text);
+    let text = modernised(text);
     let mut documents = serde_yaml::Deserializer::from_str(&text);
     let Some(first) = documents.next() else {
         return Ok(Node::Null);
@@ -82,8 +82,9 @@ fn go_text(error: &serde_yaml::Error) -> String {
     let text = error.to_string();
     let message = text.split(" at line ").next().unwrap_or(&text);
     match error.location() {
-        Some(at) => format!("yaml: line {}: {message}", at.line()),
-        None => format!("yaml: {message}"),
+        Some(at) if at.line() > 1 => format!("yaml: line {}: {message}", at.line()),
+        // The first line is not numbered.
+        _ => format!("yaml: {message}"),
     }
 }
 
@@ -130,18 +131,42 @@ fn merged(node: Node) -> Result<Node, FileError> {
     }
 }
 
-/// YAML 1.1 reads unquoted `yes`, `no`, `on`, `off`, `y` and `n` as booleans; the parser used here follows 1.2 and does
-/// not tell quoted from unquoted text. So they are rewritten before parsing, where they stand alone as a value. (Inside a
-/// block scalar that would change text; no setting is written as one.)
-fn plain_booleans(text: &str) -> String {
+/// YAML 1.1 reads unquoted `yes`, `no`, `on`, `off`, `y` and `n` as booleans, `010` as eight and `1_000` as a thousand; the
+/// parser used here follows 1.2 and does not tell quoted from unquoted text. So they are rewritten before parsing, where
+/// they stand alone as a value. (Inside a block scalar that would change text; no setting is written as one.)
+fn old_scalar(word: &str) -> Option<String> {
+    match word {
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => return Some("true".into()),
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => return Some("false".into()),
+        _ => {}
+    }
+    let (sign, body) = match word.strip_prefix('-') {
+        Some(body) => ("-", body),
+        None => ("", word.strip_prefix('+').unwrap_or(word)),
+    };
+    let numeric = body.starts_with(|c: char| c.is_ascii_digit())
+        && body.chars().all(|c| c.is_ascii_digit() || c == '_');
+    if !numeric {
+        return None;
+    }
+    let digits: String = body.chars().filter(|c| *c != '_').collect();
+    if digits.len() > 1 && digits.starts_with('0') {
+        return u64::from_str_radix(&digits, 8)
+            .ok()
+            .map(|value| format!("{sign}{value}"));
+    }
+    (digits.len() < body.len()).then(|| format!("{sign}{digits}"))
+}
+
+fn modernised(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for line in text.split_inclusive('\n') {
-        boolean_line(line, &mut out);
+        modernise_line(line, &mut out);
     }
     out
 }
 
-fn boolean_line(line: &str, out: &mut String) {
+fn modernise_line(line: &str, out: &mut String) {
     let (mut rest, mut depth, mut value_next) = (line, 0usize, false);
     while let Some(c) = rest.chars().next() {
         if c == '#' && (out.is_empty() || out.ends_with([' ', '\t', '\n'])) {
@@ -177,14 +202,10 @@ fn boolean_line(line: &str, out: &mut String) {
                     .unwrap_or(rest.len());
                 let end = rest[..end].find(" #").unwrap_or(end);
                 let word = rest[..end].trim_end();
-                let boolean = match word {
-                    "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" => Some("true"),
-                    "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" => Some("false"),
-                    _ => None,
-                };
-                match boolean {
-                    Some(boolean) if std::mem::take(&mut value_next) => {
-                        out.push_str(boolean);
+                let plain = old_scalar(word);
+                match plain {
+                    Some(plain) if std::mem::take(&mut value_next) => {
+                        out.push_str(&plain);
                         rest = &rest[word.len()..];
                         continue;
                     }
