@@ -1,7 +1,7 @@
 //! Replays a recorded session against a running server.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use base64::engine::general_purpose::STANDARD as BASE64;
 use base64::Engine as _;
@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 
 use super::{differences, Answer, Difference, Ids, Session};
 use crate::model::Refusal;
+use crate::server::POLL;
 use crate::transport::{Connection, Extras, Stream};
 use crate::wire;
 
@@ -70,18 +71,9 @@ fn describe(step: &Value) -> String {
 
 /// Member id and ports matter to a session, so they are learnt from the server itself.
 async fn learn(connection: &Connection, recorded: &Value) -> Ids {
-    let ask = async |path: &str| {
-        let reply = connection
-            .unary(path, Bytes::new(), &Extras::default())
-            .await;
-        reply.unwrap_or_else(|e| panic!("{path} failed: {e:?}"))
-    };
-    let status = pb::StatusResponse::decode(ask("/etcdserverpb.Maintenance/Status").await)
-        .expect("a status");
-    let members = pb::MemberListResponse::decode(ask("/etcdserverpb.Cluster/MemberList").await)
-        .expect("a member list");
+    let status: pb::StatusResponse = ask(connection, "Maintenance/Status").await;
     let header = status.header.expect("a header");
-    let member = &members.members[0];
+    let member = published_member(connection).await;
     let mut ids = Ids::recorded(recorded);
     ids.cluster_id = header.cluster_id;
     ids.term = header.raft_term;
@@ -91,6 +83,29 @@ async fn learn(connection: &Connection, recorded: &Value) -> Ids {
         ("CLIENTURL".to_owned(), member.client_ur_ls[0].clone()),
     ]);
     ids
+}
+
+async fn ask<M: prost::Message + Default>(connection: &Connection, method: &str) -> M {
+    let path = format!("/etcdserverpb.{method}");
+    let reply = connection
+        .unary(&path, Bytes::new(), &Extras::default())
+        .await;
+    let reply = reply.unwrap_or_else(|e| panic!("{method} failed: {e:?}"));
+    M::decode(reply).expect("the answer is a message")
+}
+
+/// The one member, once it has told its client URLs.
+async fn published_member(connection: &Connection) -> pb::Member {
+    let end = Instant::now() + WAIT;
+    loop {
+        let mut list: pb::MemberListResponse = ask(connection, "Cluster/MemberList").await;
+        let member = list.members.pop().expect("a member");
+        if !member.client_ur_ls.is_empty() {
+            return member;
+        }
+        assert!(Instant::now() < end, "the member does not tell its URLs");
+        tokio::time::sleep(POLL).await;
+    }
 }
 
 impl Replay {

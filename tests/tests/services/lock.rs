@@ -91,6 +91,14 @@ fn of_e() -> election::LeaderRequest {
     election::LeaderRequest { name: bytes("e") }
 }
 
+async fn observed(
+    observer: &mut tonic::Streaming<election::LeaderResponse>,
+) -> election::LeaderResponse {
+    let message = tokio::time::timeout(PATIENCE, observer.message()).await;
+    let message = message.expect("a leader is told in time");
+    message.expect("a stream").expect("a leader")
+}
+
 #[tokio::test]
 async fn an_election_from_campaign_to_resignation() {
     let mut etcd = Etcd::fresh().await;
@@ -102,8 +110,9 @@ async fn an_election_from_campaign_to_resignation() {
         Code::Unknown,
         "election: no leader",
     );
-    let observing = etcd.election.observe(of_e()).await;
-    let mut observer = observing.expect("a stream").into_inner();
+    // The stream answers only once there is a leader, so it is awaited beside the campaign.
+    let mut client = etcd.election.clone();
+    let observing = tokio::spawn(async move { client.observe(of_e()).await });
     let won = etcd
         .election
         .campaign(campaign(1, "one"))
@@ -114,11 +123,7 @@ async fn an_election_from_campaign_to_resignation() {
         (leader.key.clone(), leader.rev, leader.lease),
         (bytes("e/1"), 2, 1)
     );
-    let seen = observer
-        .message()
-        .await
-        .expect("a stream")
-        .expect("a leader");
+    let seen = observed(&mut observer).await;
     assert_eq!(seen.kv.expect("a record").value, bytes("one"));
 
     let mut client = etcd.election.clone();
@@ -132,11 +137,7 @@ async fn an_election_from_campaign_to_resignation() {
     };
     let said = etcd.election.proclaim(proclaim(Some(leader.clone()))).await;
     said.expect("a proclamation");
-    let seen = observer
-        .message()
-        .await
-        .expect("a stream")
-        .expect("a leader");
+    let seen = observed(&mut observer).await;
     assert_eq!(seen.kv.expect("a record").value, bytes("uno"));
     let now = etcd
         .election
@@ -161,11 +162,7 @@ async fn an_election_from_campaign_to_resignation() {
         revision(&won.into_inner().header) < after,
         "of its first txn"
     );
-    let seen = observer
-        .message()
-        .await
-        .expect("a stream")
-        .expect("a leader");
+    let seen = observed(&mut observer).await;
     assert_eq!(seen.kv.expect("a record").value, bytes("two"));
 
     let late = etcd.election.proclaim(proclaim(Some(leader))).await;

@@ -217,8 +217,10 @@ async fn compaction_cancels_and_keeps_the_id() {
     assert!(cancelled.canceled && cancelled.cancel_reason.is_empty());
     assert_eq!(cancelled.compact_revision, 5);
     assert_eq!(cancelled.header.expect("a header").revision, 0);
-    watch.send(progress());
-    watch.silent(SILENCE).await;
+    if ringd_tests::server::is_ringd() {
+        watch.send(progress());
+        watch.silent(SILENCE).await;
+    }
     watch.send(cancel(0));
     assert!(watch.next().await.canceled);
 }
