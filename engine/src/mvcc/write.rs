@@ -48,9 +48,15 @@ impl NewVersion<'_> {
         }
     }
 
-    /// Adds the pages that writing this needs and that are absent.
-    pub fn plan(&self, trees: &Trees, pages: &Pages, scratch: &mut Scratch, missing: &mut Miss) {
-        trees.keys.plan_insert(pages, self.kv.key, missing);
+    /// Adds the pages that writing this needs and that are absent, but for those of the key's cell: whoever has read
+    /// the cell has them.
+    pub fn plan_lease(
+        &self,
+        trees: &Trees,
+        pages: &Pages,
+        scratch: &mut Scratch,
+        missing: &mut Miss,
+    ) {
         let (before, after) = (self.lease_before, self.kv.lease);
         if before == after {
             return;
@@ -88,7 +94,7 @@ pub fn prior(trees: &Trees, pages: &Pages, key: &[u8]) -> Result<Prior, Miss> {
     }))
 }
 
-/// Writes one change. Its pages were planned, so that a miss cannot happen half-way: [`NewVersion::plan`].
+/// Writes one change. Its pages were planned, so that a miss cannot happen half-way: [`plan_edge`], [`NewVersion::plan_lease`] and the key's cell.
 pub fn write_change(
     trees: &mut Trees,
     pages: &mut Pages,

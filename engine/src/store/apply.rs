@@ -239,7 +239,7 @@ impl Store {
         };
         let mut missing = Miss::default();
         plan_edge(&self.trees, &self.pages, main, &mut missing);
-        change.plan(&self.trees, &self.pages, &mut self.scratch, &mut missing);
+        change.plan_lease(&self.trees, &self.pages, &mut self.scratch, &mut missing);
         if !missing.is_empty() {
             return Err(missing);
         }
@@ -308,7 +308,9 @@ impl Store {
         plan_edge(&self.trees, &self.pages, batch.main(), &mut missing);
         for change in batch.changes() {
             let change = change.version_at(Revision::new(batch.main(), 0));
-            change.plan(&self.trees, &self.pages, &mut self.scratch, &mut missing);
+            let keys = &self.trees.keys;
+            keys.plan_insert(&self.pages, change.kv.key, &mut missing);
+            change.plan_lease(&self.trees, &self.pages, &mut self.scratch, &mut missing);
         }
         missing
     }
