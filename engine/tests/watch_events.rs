@@ -511,3 +511,58 @@ fn watchers_of_the_same_events_share_their_bytes() {
         .iter()
         .all(|response| response.tail.as_ptr() == out[0].tail.as_ptr()));
 }
+
+#[test]
+fn history_is_shared_between_watchers_of_the_same_events() {
+    let mut f = Fixture::new();
+    for i in 0..1500 {
+        f.put("a", &i.to_string());
+    }
+    for stream in 1..=3 {
+        f.open(stream);
+        f.create(stream, from(2, request("a")));
+        f.create(stream, from(2, range("a", "b")));
+        f.create(stream, prev(from(2, request("a"))));
+    }
+    f.take();
+    let mut tails = std::collections::BTreeMap::<(usize, usize), usize>::new();
+    while f.hub.catch_up(&f.store, 1 << 20).unwrap() {
+        for response in f.take() {
+            *tails
+                .entry((response.tail.as_ptr() as usize, response.tail.len()))
+                .or_default() += 1;
+        }
+    }
+    for response in f.take() {
+        *tails
+            .entry((response.tail.as_ptr() as usize, response.tail.len()))
+            .or_default() += 1;
+    }
+    let mut counts: Vec<usize> = tails.into_values().collect();
+    counts.sort_unstable();
+    // Two batches, each once without and once with previous values.
+    assert_eq!(counts, [3, 3, 6, 6]);
+}
+
+#[test]
+fn many_watchers_of_one_stream_all_arrive() {
+    let mut f = Fixture::new();
+    f.put("a", "1");
+    f.open(1);
+    for _ in 0..3000 {
+        f.create(1, from(2, request("a")));
+    }
+    f.put("a", "2");
+    f.take();
+    f.received.clear();
+    let mut seen = std::collections::BTreeSet::new();
+    for response in f.got(1) {
+        assert_eq!(response.events.len(), 2);
+        assert!(seen.insert(response.watch_id));
+    }
+    assert_eq!(seen.len(), 3000);
+    // All of them share a stream that takes 128 responses at a time.
+    f.put("a", "3");
+    assert_eq!(f.got(1).len(), 3000);
+    assert_eq!(f.hub.stats().unsynced, 0);
+}

@@ -361,10 +361,8 @@ fn manual_progress_needs_every_watcher_synced_and_present() {
     f.open(1);
     let progress = |f: &mut Fixture| {
         f.hub.progress(StreamKey(1));
-        let mut out = Vec::new();
-        std::mem::swap(&mut out, &mut f.received.entry(1).or_default());
         f.take();
-        lines(&std::mem::take(f.received.get_mut(&1).unwrap()))
+        lines(&f.received.remove(&1).unwrap_or_default())
     };
     // No watcher, nothing to tell.
     assert!(progress(&mut f).is_empty());

@@ -3,17 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::checkpoint::{CheckpointConfig, Schedule};
+use super::expiry::Pass;
 
 pub(super) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
 /// Longest TTL that can be granted, seconds.
 pub const TTL_MAX_SECONDS: i64 = 9_000_000_000;
-/// Expired leases are collected once per this time.
-pub const EXPIRY_PASS_INTERVAL_NS: u64 = 500_000_000;
-/// Most leases that one pass hands out; with the interval above this makes 1000 expiries per second.
-pub const EXPIRY_PASS_LEASES_MAX: usize = 500;
-/// Most revoke proposals of expired leases without an outcome; the rest of a pass waits for them.
-pub const REVOKES_IN_FLIGHT_MAX: usize = 16;
 /// From this number of leases on, a promotion spreads their deadlines.
 pub const PILE_UP_LEASES_MIN: usize = 1000;
 /// Most deadlines within one second after a promotion that spreads: three quarters of what expiry can do.
@@ -89,7 +84,7 @@ pub struct TimeToLive {
 }
 
 #[derive(Debug)]
-struct Lease {
+pub(super) struct Lease {
     ttl_seconds: i64,
     remaining_seconds: i64,
     attached: u64,
@@ -97,9 +92,9 @@ struct Lease {
     deadline_ns: u64,
     checkpoint_at_ns: Option<u64>,
     /// When the revoke proposal in flight counts as lost.
-    revoke_retry_at_ns: Option<u64>,
+    pub(super) revoke_retry_at_ns: Option<u64>,
     /// A revocation asked for by a client is on its way: no renewal may be confirmed any more.
-    revoke_proposed: bool,
+    pub(super) revoke_proposed: bool,
 }
 
 impl Lease {
@@ -113,26 +108,18 @@ impl Lease {
     }
 }
 
-#[derive(Debug)]
-struct Pass {
-    /// When the running pass began: only what had expired by then belongs to it.
-    at_ns: u64,
-    /// How many leases it may still hand out.
-    left: usize,
-}
-
 /// All leases of the cluster as this member sees them.
 #[derive(Debug)]
 pub struct Lessor {
-    config: Config,
-    leases: BTreeMap<i64, Lease>,
-    primary: bool,
+    pub(super) config: Config,
+    pub(super) leases: BTreeMap<i64, Lease>,
+    pub(super) primary: bool,
     /// `(deadline, id)` of every lease while primary; empty otherwise.
-    deadlines: BTreeSet<(u64, i64)>,
+    pub(super) deadlines: BTreeSet<(u64, i64)>,
     /// `(retry at, id)` of expired leases whose revocation was handed out.
-    revoking: BTreeSet<(u64, i64)>,
-    pass: Pass,
-    checkpoints: Schedule,
+    pub(super) revoking: BTreeSet<(u64, i64)>,
+    pub(super) pass: Pass,
+    pub(super) checkpoints: Schedule,
     waiting: BTreeMap<i64, Vec<u64>>,
     waiting_count: usize,
     answers: Vec<(u64, Renewal)>,
@@ -278,36 +265,12 @@ impl Lessor {
         {
             return self.wait_for_revocation(id, token);
         }
-        if self.config.checkpoint.is_some() && lease.remaining_seconds > 0 {
+        if lease.remaining_seconds > 0 {
             return Renewal::ClearCheckpoint;
         }
         let ttl_seconds = lease.ttl_seconds;
         self.refresh(id, now_ns, 0);
         Renewal::Renewed { ttl_seconds }
-    }
-
-    /// A client's LeaseRevoke of this lease was proposed here: keep-alives wait for its outcome from now on.
-    pub fn revoke_proposed(&mut self, id: i64) {
-        if let Some(lease) = self.leases.get_mut(&id) {
-            lease.revoke_proposed = true;
-        }
-    }
-
-    /// The revocation proposed earlier will certainly not be applied (dropped before it reached the log). Keep-alives that
-    /// waited are told to retry; an expired lease is handed out again by the next pass.
-    pub fn revoke_dropped(&mut self, id: i64) {
-        let Some(lease) = self.leases.get_mut(&id) else {
-            return;
-        };
-        lease.revoke_proposed = false;
-        let next_pass_ns = self.pass.at_ns.saturating_add(EXPIRY_PASS_INTERVAL_NS);
-        if let Some(at) = lease.revoke_retry_at_ns.replace(next_pass_ns) {
-            self.revoking.remove(&(at, id));
-            self.revoking.insert((next_pass_ns, id));
-        } else {
-            lease.revoke_retry_at_ns = None;
-        }
-        self.answer_waiting(id, Renewal::Busy);
     }
 
     /// `None`: no such lease (answered with TTL -1 and no error). On a secondary the remaining time is that of "for ever":
@@ -370,67 +333,6 @@ impl Lessor {
                 .extend(tokens.into_iter().map(|token| (token, Renewal::NotPrimary)));
         }
         self.waiting_count = 0;
-    }
-
-    /// Leases to revoke now, at most `max`: propose an ordinary LeaseRevoke for each. A pass begins every
-    /// [`EXPIRY_PASS_INTERVAL_NS`] and hands out what had expired by then, up to [`EXPIRY_PASS_LEASES_MAX`] in all and with
-    /// [`REVOKES_IN_FLIGHT_MAX`] undecided at a time; call again when revocations have been applied.
-    pub fn take_expired(&mut self, now_ns: u64, max: usize) -> Vec<i64> {
-        let mut expired = Vec::new();
-        if !self.primary {
-            return expired;
-        }
-        while let Some(&(at, id)) = self.revoking.first().filter(|&&(at, _)| at <= now_ns) {
-            self.revoking.remove(&(at, id));
-            if let Some(lease) = self.leases.get_mut(&id) {
-                lease.revoke_retry_at_ns = None;
-            }
-        }
-        if now_ns >= self.next_pass_ns() {
-            let intervals = (now_ns - self.pass.at_ns) / EXPIRY_PASS_INTERVAL_NS;
-            self.pass = Pass {
-                at_ns: self.pass.at_ns + intervals * EXPIRY_PASS_INTERVAL_NS,
-                left: EXPIRY_PASS_LEASES_MAX,
-            };
-        }
-        let room = REVOKES_IN_FLIGHT_MAX.saturating_sub(self.revoking.len());
-        let max = max.min(room).min(self.pass.left);
-        let retry_at = now_ns.saturating_add(self.config.revoke_retry_ns);
-        expired.extend(self.expired_in_pass().take(max));
-        for id in &expired {
-            if let Some(lease) = self.leases.get_mut(id) {
-                lease.revoke_retry_at_ns = Some(retry_at);
-            }
-            self.revoking.insert((retry_at, *id));
-        }
-        self.pass.left -= expired.len();
-        expired
-    }
-
-    /// When [`Lessor::take_expired`] or [`Lessor::take_checkpoints`] next has something to do; a time in the past means now.
-    pub fn deadline_ns(&self) -> Option<u64> {
-        if !self.primary {
-            return None;
-        }
-        let mut next = self.checkpoints.first_ns();
-        let mut consider = |at: u64| next = Some(next.map_or(at, |known| known.min(at)));
-        if let Some(&(at, _)) = self.revoking.first() {
-            consider(at);
-        }
-        let room = self.revoking.len() < REVOKES_IN_FLIGHT_MAX;
-        if room && self.pass.left > 0 && self.expired_in_pass().next().is_some() {
-            consider(self.pass.at_ns);
-        } else if let Some(deadline) = self.first_undecided().filter(|_| room) {
-            // The first pass that begins at or after the deadline.
-            let wait = deadline.saturating_sub(self.pass.at_ns).max(1);
-            let passes = wait.div_ceil(EXPIRY_PASS_INTERVAL_NS);
-            consider(
-                self.pass
-                    .at_ns
-                    .saturating_add(passes.saturating_mul(EXPIRY_PASS_INTERVAL_NS)),
-            );
-        }
-        next
     }
 
     /// Remaining TTLs to record through the log: `(id, seconds)`, at most [`CHECKPOINTS_PER_ENTRY_MAX`] and `max`.
@@ -546,28 +448,6 @@ impl Lessor {
         }
     }
 
-    fn next_pass_ns(&self) -> u64 {
-        self.pass.at_ns.saturating_add(EXPIRY_PASS_INTERVAL_NS)
-    }
-
-    fn undecided(&self) -> impl Iterator<Item = (u64, i64)> + '_ {
-        self.deadlines.iter().copied().filter(|(_, id)| {
-            self.leases
-                .get(id)
-                .is_some_and(|lease| lease.revoke_retry_at_ns.is_none())
-        })
-    }
-
-    fn first_undecided(&self) -> Option<u64> {
-        self.undecided().next().map(|(deadline, _)| deadline)
-    }
-
-    fn expired_in_pass(&self) -> impl Iterator<Item = i64> + '_ {
-        self.undecided()
-            .take_while(|&(deadline, _)| deadline <= self.pass.at_ns)
-            .map(|(_, id)| id)
-    }
-
     fn wait_for_revocation(&mut self, id: i64, token: u64) -> Renewal {
         if self.waiting_count >= RENEW_WAITERS_MAX {
             return Renewal::Busy;
@@ -577,7 +457,7 @@ impl Lessor {
         Renewal::Pending
     }
 
-    fn answer_waiting(&mut self, id: i64, answer: Renewal) {
+    pub(super) fn answer_waiting(&mut self, id: i64, answer: Renewal) {
         let tokens = self.waiting.remove(&id).unwrap_or_default();
         self.waiting_count -= tokens.len();
         self.answers

@@ -12,14 +12,15 @@
 //! The keys of a lease are not kept here: the store's `lease_keys` tree has them.
 
 mod checkpoint;
+mod expiry;
 mod ids;
 mod lessor;
 
 pub use checkpoint::CheckpointConfig;
+pub use expiry::{EXPIRY_PASS_INTERVAL_NS, EXPIRY_PASS_LEASES_MAX, REVOKES_IN_FLIGHT_MAX};
 pub use ids::RequestIds;
 pub use lessor::{
     min_ttl_seconds, Config, GrantError, LeaseRecord, Lessor, Renewal, TimeToLive,
-    CHECKPOINTS_PER_ENTRY_MAX, CHECKPOINT_INTERVAL_DEFAULT_NS, EXPIRY_PASS_INTERVAL_NS,
-    EXPIRY_PASS_LEASES_MAX, PILE_UP_LEASES_MIN, PILE_UP_PER_SECOND_MAX, RENEW_WAITERS_MAX,
-    REVOKES_IN_FLIGHT_MAX, TTL_MAX_SECONDS,
+    CHECKPOINTS_PER_ENTRY_MAX, CHECKPOINT_INTERVAL_DEFAULT_NS, PILE_UP_LEASES_MIN,
+    PILE_UP_PER_SECOND_MAX, RENEW_WAITERS_MAX, TTL_MAX_SECONDS,
 };

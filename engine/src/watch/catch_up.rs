@@ -1,7 +1,7 @@
 //! The way back for watchers that are behind: new ones with a start in the past, and those whose stream was slow.
 
 use super::hub::{stream_mut, WatchHub};
-use super::scan::{Scan, ScanBuilder, Stop};
+use super::scan::{Ended, Scan, ScanBuilder, Stop};
 use super::types::History;
 use super::watchers::State;
 use super::wire::HeadBuilder;
@@ -46,7 +46,7 @@ impl WatchHub {
         Ok(self.has_work())
     }
 
-    /// Makes held watchers of streams that take responses again ready.
+    /// Makes held watchers of streams that take responses again ready, those farthest behind first.
     fn wake(&mut self, left: &mut usize) {
         for _ in 0..self.waking.len() {
             let Some(slot) = self.waking.pop_front() else {
@@ -60,13 +60,13 @@ impl WatchHub {
                 stream.waking = false;
                 continue;
             }
-            while *left > 0 && self.outbox.has_room(stream_mut(&mut self.streams, slot)) {
-                let Some(&watcher) = stream_mut(&mut self.streams, slot).held.last() else {
+            // No more than the stream can be given: the others would only be put back.
+            for _ in 0..self.outbox.room(stream).min(*left) {
+                let held = &mut stream_mut(&mut self.streams, slot).held;
+                let Some((next, watcher)) = held.pop_first() else {
                     break;
                 };
                 *left -= 1;
-                let next = self.watchers.get(watcher).next;
-                self.unhold(watcher);
                 self.make_ready(watcher, next);
             }
             let stream = stream_mut(&mut self.streams, slot);
@@ -190,12 +190,19 @@ impl WatchHub {
     /// Queues what a class has gathered for each of its members, who go on at `next`. A member whose queue is full meanwhile
     /// keeps its place and will read again.
     fn hand_out(&mut self, scan: &mut Scan, class: u32, next: i64) {
-        let members = scan.take_members(class);
-        let payload = scan.classes[class as usize].payload();
+        let Ended {
+            members,
+            payload,
+            again,
+        } = scan.end_class(class);
         let header = HeadBuilder::new(&self.identity, self.revision);
         for at in members {
             let watcher = self.watchers.get(at);
             let (slot, from) = (watcher.stream, watcher.next);
+            if again {
+                self.make_ready(at, from);
+                continue;
+            }
             if let Some(payload) = &payload {
                 if !self.outbox.has_room(stream_mut(&mut self.streams, slot)) {
                     self.make_ready(at, from);

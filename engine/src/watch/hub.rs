@@ -1,23 +1,14 @@
-//! Streams, watchers and their requests.
+//! The hub's tables: streams and watchers, and how a watcher moves between being synced, ready, held and gone.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
-
-use bytes::Bytes;
-use proto::etcdserverpb::watch_create_request::FilterType;
-use proto::etcdserverpb::watch_request::RequestUnion;
-use proto::etcdserverpb::{WatchCreateRequest, WatchRequest};
 
 use super::publish::Scratch;
-use super::ranges::End;
 use super::scan::Scan;
 use super::streams::{Outbox, Stream, Ticker};
-use super::targets::{Span, Targets};
-use super::types::{Permission, StreamKey, WatchOut};
-use super::watchers::{
-    State, Watcher, Watchers, FRAGMENT, NIL, NO_DELETE, NO_PUT, PREV_KV, PROGRESS, QUIET,
-};
-use super::wire::{cancel_reason, fragments, HeadBuilder, Identity, Payload};
+use super::targets::Targets;
+use super::types::{StreamKey, WatchOut};
+use super::watchers::{State, Watchers, FRAGMENT, PROGRESS, QUIET};
+use super::wire::{fragments, HeadBuilder, Identity, Payload};
 
 /// Watchers of one connection, over all of its streams. More are refused with `etcdserver: too many requests`.
 pub const CONNECTION_WATCHERS_MAX: u32 = 100_000;
@@ -31,12 +22,7 @@ pub const PROGRESS_INTERVAL_MIN_NS: u64 = 100_000_000;
 const CLOSE_WATCHERS_MAX: usize = 1024;
 
 /// Watch id of answers that concern no watcher: failed creates and progress of a whole stream.
-const NO_WATCH_ID: i64 = -1;
-
-const REASON_COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
-const REASON_EMPTY_RANGE: &str = "mvcc: watcher range is empty";
-const REASON_DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
-const REASON_TOO_MANY: &str = "etcdserver: too many requests";
+pub(super) const NO_WATCH_ID: i64 = -1;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -67,10 +53,10 @@ pub struct WatchHub {
     pub(super) seed: u64,
     /// The newest published revision.
     pub(super) revision: i64,
-    keys: BTreeMap<StreamKey, u32>,
+    pub(super) keys: BTreeMap<StreamKey, u32>,
     pub(super) streams: Vec<Option<Stream>>,
     free_streams: Vec<u32>,
-    connections: BTreeMap<u64, u32>,
+    pub(super) connections: BTreeMap<u64, u32>,
     pub(super) watchers: Watchers,
     pub(super) targets: Targets,
     pub(super) synced: usize,
@@ -187,120 +173,6 @@ impl WatchHub {
         self.reap(&mut left);
     }
 
-    /// Serves one request of a stream. Requests must come in the order in which the client sent them; answers leave in that
-    /// order. `permission` matters for creates only.
-    pub fn request(
-        &mut self,
-        key: StreamKey,
-        request: &WatchRequest,
-        permission: Permission,
-        now_ns: u64,
-    ) {
-        match &request.request_union {
-            Some(RequestUnion::CreateRequest(create)) => {
-                self.create(key, create, permission, now_ns)
-            }
-            Some(RequestUnion::CancelRequest(cancel)) => self.cancel(key, cancel.watch_id),
-            Some(RequestUnion::ProgressRequest(_)) => self.progress(key),
-            None => {}
-        }
-    }
-
-    /// Answers with `created`, and with `canceled` and watch id -1 besides if the watcher cannot be.
-    pub fn create(
-        &mut self,
-        key: StreamKey,
-        request: &WatchCreateRequest,
-        permission: Permission,
-        now_ns: u64,
-    ) {
-        let Some(&slot) = self.keys.get(&key) else {
-            return;
-        };
-        let (start, span) = span_of(request);
-        if let Some(reason) = self.refusal(slot, request, start, &span, permission) {
-            let head = HeadBuilder::new(&self.identity, self.revision)
-                .watch_id(NO_WATCH_ID)
-                .created()
-                .canceled();
-            return self.send_control(slot, head, cancel_reason(reason));
-        }
-        let target = self.targets.acquire(start, &span);
-        let stream = stream_mut(&mut self.streams, slot);
-        let id = match request.watch_id {
-            0 => stream.automatic_id(),
-            id => id,
-        };
-        let watcher = self.watchers.add(Watcher {
-            id,
-            next: request.start_revision,
-            stream: slot,
-            target,
-            before: NIL,
-            after: NIL,
-            flags: flags_of(request),
-            state: State::Free,
-        });
-        stream.ids.insert(id, watcher);
-        *self.connections.entry(stream.connection).or_default() += 1;
-        if request.progress_notify {
-            self.want_progress(slot, id, now_ns);
-        }
-        let head = HeadBuilder::new(&self.identity, self.revision)
-            .watch_id(id)
-            .created();
-        self.send_control(slot, head, Bytes::new());
-        if request.start_revision == 0 || request.start_revision > self.revision {
-            self.link_synced(watcher);
-            if request.start_revision > self.revision {
-                let stream = stream_mut(&mut self.streams, slot);
-                stream.future.insert((request.start_revision, watcher));
-            }
-        } else {
-            stream_mut(&mut self.streams, slot).unsynced += 1;
-            self.make_ready(watcher, request.start_revision);
-        }
-    }
-
-    /// Answers with `canceled`; unknown ids are ignored.
-    pub fn cancel(&mut self, key: StreamKey, id: i64) {
-        let Some(&slot) = self.keys.get(&key) else {
-            return;
-        };
-        let Some(&watcher) = stream_mut(&mut self.streams, slot).ids.get(&id) else {
-            return;
-        };
-        self.remove_watcher(watcher);
-        let head = HeadBuilder::new(&self.identity, self.revision)
-            .watch_id(id)
-            .canceled();
-        self.send_control(slot, head, Bytes::new());
-    }
-
-    /// Tells the revision up to which all watchers of the stream have seen everything; says nothing if one is behind or waits
-    /// for a future revision, or if there is none.
-    pub fn progress(&mut self, key: StreamKey) {
-        let Some(&slot) = self.keys.get(&key) else {
-            return;
-        };
-        let revision = self.revision;
-        let stream = stream_mut(&mut self.streams, slot);
-        while stream
-            .future
-            .first()
-            .is_some_and(|&(start, _)| start <= revision)
-        {
-            stream.future.pop_first();
-        }
-        if stream.ids.is_empty() || stream.unsynced > 0 || !stream.future.is_empty() {
-            return;
-        }
-        if self.outbox.has_room(stream) {
-            let head = HeadBuilder::new(&self.identity, revision).watch_id(NO_WATCH_ID);
-            self.send_control(slot, head, Bytes::new());
-        }
-    }
-
     /// The front says whether the stream's output is above its bound. While it is, only answers to requests are queued;
     /// watchers that miss an event keep their place and catch up later.
     pub fn set_blocked(&mut self, key: StreamKey, blocked: bool) {
@@ -333,23 +205,6 @@ impl WatchHub {
         }
     }
 
-    /// When [`WatchHub::on_timer`] next has something to do.
-    pub fn deadline_ns(&self) -> Option<u64> {
-        self.ticks.first().map(|&(due, _)| due)
-    }
-
-    /// Periodic progress.
-    pub fn on_timer(&mut self, now_ns: u64) {
-        while let Some(&(due, slot)) = self.ticks.first().filter(|&&(due, _)| due <= now_ns) {
-            self.ticks.remove(&(due, slot));
-            self.tick(slot);
-            let ticker = &mut stream_mut(&mut self.streams, slot).ticker;
-            let next = ticker.next_ns(now_ns);
-            ticker.due_ns = Some(next);
-            self.ticks.insert((next, slot));
-        }
-    }
-
     /// Everything to be sent, in order for each stream. Take it after every call that may have queued something: a stream's
     /// watchers fall behind when too much of it waits here.
     pub fn take_out(&mut self, out: &mut Vec<WatchOut>) {
@@ -358,94 +213,6 @@ impl WatchHub {
 
     pub fn has_out(&self) -> bool {
         !self.outbox.is_empty()
-    }
-
-    fn refusal(
-        &self,
-        slot: u32,
-        request: &WatchCreateRequest,
-        start: &[u8],
-        span: &Span,
-        permission: Permission,
-    ) -> Option<&'static str> {
-        if request.start_revision < 0 {
-            return Some(REASON_COMPACTED);
-        }
-        let denied = match permission {
-            Permission::Granted => None,
-            Permission::Denied => Some("rpc error: code = PermissionDenied desc = etcdserver: permission denied"),
-            Permission::InvalidToken => Some("rpc error: code = Unauthenticated desc = etcdserver: invalid auth token"),
-            Permission::OldAuthRevision => {
-                Some("rpc error: code = InvalidArgument desc = etcdserver: revision of auth store is old")
-            }
-            Permission::UserEmpty => Some("rpc error: code = InvalidArgument desc = etcdserver: user name is empty"),
-        };
-        if denied.is_some() {
-            return denied;
-        }
-        if matches!(span, Span::Until(End::At(end)) if start >= &**end) {
-            return Some(REASON_EMPTY_RANGE);
-        }
-        let stream = self.streams[slot as usize].as_ref()?;
-        if request.watch_id != 0 && stream.ids.contains_key(&request.watch_id) {
-            return Some(REASON_DUPLICATE_ID);
-        }
-        let used = self
-            .connections
-            .get(&stream.connection)
-            .copied()
-            .unwrap_or(0);
-        (used >= CONNECTION_WATCHERS_MAX).then_some(REASON_TOO_MANY)
-    }
-
-    fn want_progress(&mut self, slot: u32, id: i64, now_ns: u64) {
-        let ticker = &mut stream_mut(&mut self.streams, slot).ticker;
-        ticker.ids.insert(id);
-        if ticker.due_ns.is_none() {
-            let due = ticker.next_ns(now_ns);
-            ticker.due_ns = Some(due);
-            self.ticks.insert((due, slot));
-        }
-    }
-
-    /// Tells each watcher that asked for it, got no event since the last tick and is synced, how far it is. Without room for
-    /// all, the next tick goes on with those left out.
-    fn tick(&mut self, slot: u32) {
-        let stream = stream_mut(&mut self.streams, slot);
-        let head = HeadBuilder::new(&self.identity, self.revision);
-        let resume_at = std::mem::replace(&mut stream.ticker.resume_at, i64::MIN);
-        let ids: Vec<i64> = {
-            let ids = &stream.ticker.ids;
-            ids.range(resume_at..)
-                .chain(ids.range(..resume_at))
-                .copied()
-                .collect()
-        };
-        let mut left_out = None;
-        for id in ids {
-            let Some(&at) = stream.ids.get(&id) else {
-                continue;
-            };
-            let watcher = self.watchers.get_mut(at);
-            let quiet = watcher.has(QUIET);
-            watcher.flags |= QUIET;
-            if !quiet || watcher.state != State::Synced || watcher.next > self.revision {
-                continue;
-            }
-            // Many watchers of one stream may share a tick, so only the bytes are bounded here.
-            if self.outbox.has_room_bytes(stream) {
-                self.outbox
-                    .push(stream, head.watch_id(id).build(), Bytes::new());
-            } else {
-                left_out = left_out.or(Some(id));
-            }
-        }
-        stream.ticker.resume_at = left_out.unwrap_or(i64::MIN);
-    }
-
-    fn send_control(&mut self, slot: u32, head: HeadBuilder, tail: Bytes) {
-        let stream = stream_mut(&mut self.streams, slot);
-        self.outbox.push(stream, head.build(), tail);
     }
 
     /// Removes watchers of closed streams, at most `left`.
@@ -466,7 +233,7 @@ impl WatchHub {
         }
     }
 
-    fn remove_watcher(&mut self, at: u32) {
+    pub(super) fn remove_watcher(&mut self, at: u32) {
         let watcher = self.watchers.get(at);
         let (id, slot, target, next, state) = (
             watcher.id,
@@ -480,7 +247,9 @@ impl WatchHub {
             State::Ready => {
                 self.ready.remove(&(next, at));
             }
-            State::Held => self.unhold(at),
+            State::Held => {
+                stream_mut(&mut self.streams, slot).held.remove(&(next, at));
+            }
             State::Scanning => {
                 if let Some(scan) = self.scan.as_mut() {
                     scan.forget(watcher.before, at);
@@ -531,26 +300,14 @@ impl WatchHub {
 
     /// Puts a watcher that is in no list aside until its stream takes responses again.
     pub(super) fn hold(&mut self, at: u32) {
-        let slot = self.watchers.get(at).stream;
-        let stream = stream_mut(&mut self.streams, slot);
         let watcher = self.watchers.get_mut(at);
         watcher.state = State::Held;
-        watcher.before = stream.held.len() as u32;
-        stream.held.push(at);
+        let slot = watcher.stream;
+        let stream = stream_mut(&mut self.streams, slot);
+        stream.held.insert((watcher.next, at));
         if !stream.blocked {
             // Only the queue is full, which the next take_out ends.
             self.wake_later(slot);
-        }
-    }
-
-    pub(super) fn unhold(&mut self, at: u32) {
-        let watcher = self.watchers.get(at);
-        let place = watcher.before;
-        let held = &mut stream_mut(&mut self.streams, watcher.stream).held;
-        let removed = held.swap_remove(place as usize);
-        debug_assert_eq!(removed, at);
-        if let Some(&moved) = held.get(place as usize) {
-            self.watchers.get_mut(moved).before = place;
         }
     }
 
@@ -596,39 +353,4 @@ pub(super) fn stream_mut(streams: &mut [Option<Stream>], slot: u32) -> &mut Stre
     streams[slot as usize]
         .as_mut()
         .expect("a slot in use holds a stream")
-}
-
-/// The keys that a request means. The end `\0` stands for infinity, and an empty key for `\0`.
-fn span_of(request: &WatchCreateRequest) -> (&[u8], Span) {
-    let start: &[u8] = match request.key.is_empty() {
-        true => b"\0",
-        false => &request.key,
-    };
-    let span = match &*request.range_end {
-        b"" => Span::Key,
-        b"\0" => Span::Until(End::Infinite),
-        end => Span::Until(End::At(Arc::from(end))),
-    };
-    (start, span)
-}
-
-fn flags_of(request: &WatchCreateRequest) -> u8 {
-    let mut flags = QUIET;
-    for (set, flag) in [
-        (request.prev_kv, PREV_KV),
-        (request.fragment, FRAGMENT),
-        (request.progress_notify, PROGRESS),
-    ] {
-        if set {
-            flags |= flag;
-        }
-    }
-    for filter in &request.filters {
-        match FilterType::try_from(*filter) {
-            Ok(FilterType::Noput) => flags |= NO_PUT,
-            Ok(FilterType::Nodelete) => flags |= NO_DELETE,
-            Err(_) => {}
-        }
-    }
-    flags
 }

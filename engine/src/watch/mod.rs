@@ -14,9 +14,12 @@
 //! or below the revision of a progress response after it.
 
 mod catch_up;
+mod gathered;
 mod hub;
+mod progress;
 mod publish;
 mod ranges;
+mod requests;
 mod scan;
 mod streams;
 mod targets;

@@ -141,6 +141,17 @@ impl WatchHub {
                 if self.revision < watcher.next {
                     continue;
                 }
+                let stream = stream_mut(&mut self.streams, watcher.stream);
+                if stream.closed {
+                    continue;
+                }
+                if !self.outbox.has_room(stream) {
+                    // Nothing is copied for those who cannot take it.
+                    if wanted(events, runs, watcher.flags).next().is_some() {
+                        scratch.behind.push(at);
+                    }
+                    continue;
+                }
                 let share = &mut shares[watcher.variant()];
                 if matches!(share, Share::Unknown) {
                     let encoded = if watcher.has(PREV_KV) {
@@ -150,18 +161,29 @@ impl WatchHub {
                     };
                     *share = encoded.share(events, runs, watcher.flags);
                 }
-                let stream = stream_mut(&mut self.streams, watcher.stream);
                 match share {
-                    _ if stream.closed => {}
                     Share::Nothing | Share::Unknown => {}
-                    Share::Events(payload) if self.outbox.has_room(stream) => {
-                        self.send_events(at, header, payload)
-                    }
-                    Share::Events(_) | Share::Missing => scratch.behind.push(at),
+                    Share::Missing => scratch.behind.push(at),
+                    Share::Events(payload) => self.send_events(at, header, payload),
                 }
             }
         }
     }
+}
+
+/// The events of a target's runs that pass the filters.
+fn wanted<'a>(
+    events: &'a [EventRef<'_>],
+    runs: &'a [Run],
+    flags: u8,
+) -> impl Iterator<Item = usize> + 'a {
+    let all = runs
+        .iter()
+        .flat_map(|run| run.from as usize..run.to as usize);
+    all.filter(move |&at| match events[at].kind {
+        EventKind::Put => flags & NO_PUT == 0,
+        EventKind::Delete => flags & NO_DELETE == 0,
+    })
 }
 
 fn encode(
@@ -235,15 +257,7 @@ impl Encoded {
     /// What a watcher with these flags gets of the runs of its target: a part of the common bytes where it wants a stretch of
     /// them, a copy where it wants some in between and not others.
     fn share(&self, events: &[EventRef<'_>], runs: &[Run], flags: u8) -> Share {
-        let wanted = || {
-            let all = runs
-                .iter()
-                .flat_map(|run| run.from as usize..run.to as usize);
-            all.filter(|&at| match events[at].kind {
-                EventKind::Put => flags & NO_PUT == 0,
-                EventKind::Delete => flags & NO_DELETE == 0,
-            })
-        };
+        let wanted = || wanted(events, runs, flags);
         let Some(first) = wanted().next() else {
             return Share::Nothing;
         };

@@ -4,8 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
-
+use super::gathered::Gathered;
 use super::ranges::Ranges;
 use super::targets::{Seeded, Span, Targets};
 use super::types::{EventKind, EventRef, History, Position};
@@ -28,23 +27,7 @@ pub(super) struct Class {
     flags: u8,
     revisions: u32,
     last_revision: i64,
-    bytes: Vec<u8>,
-    ends: Vec<usize>,
-}
-
-impl Class {
-    /// What was gathered; nothing if the filters left nothing.
-    pub(super) fn payload(&mut self) -> Option<Payload> {
-        let mut ends = std::mem::take(&mut self.ends);
-        if ends.is_empty() {
-            return None;
-        }
-        if ends.len() == 1 {
-            ends.clear();
-        }
-        let bytes = Bytes::from(std::mem::take(&mut self.bytes));
-        Some(Payload { bytes, ends })
-    }
+    events: Vec<u32>,
 }
 
 /// Why a scan stopped reading.
@@ -70,9 +53,9 @@ pub(super) struct Scan {
     exact: HashMap<Arc<[u8]>, u32, Seeded>,
     ranges: Ranges,
     rows: usize,
-    bytes: usize,
-    plain: Vec<u8>,
-    with_previous: Vec<u8>,
+    /// Encoded without previous values, and with them.
+    plain: Gathered,
+    with_previous: Gathered,
 }
 
 /// Gathers the members of a scan.
@@ -95,9 +78,8 @@ impl ScanBuilder {
                 exact: HashMap::with_hasher(Seeded(seed)),
                 ranges: Ranges::new(seed),
                 rows: 0,
-                bytes: 0,
-                plain: Vec::new(),
-                with_previous: Vec::new(),
+                plain: Gathered::default(),
+                with_previous: Gathered::default(),
             },
             groups: BTreeMap::new(),
             classes: BTreeMap::new(),
@@ -119,8 +101,7 @@ impl ScanBuilder {
                     flags,
                     revisions: 0,
                     last_revision: 0,
-                    bytes: Vec::new(),
-                    ends: Vec::new(),
+                    events: Vec::new(),
                 });
                 let group = *self.groups.entry(watcher.target).or_insert_with(|| {
                     let target = targets.get(watcher.target);
@@ -160,13 +141,8 @@ impl ScanBuilder {
 impl Scan {
     /// The member leaves; nothing is gathered for a class without members.
     pub(super) fn forget(&mut self, class: u32, watcher: u32) {
-        let class = &mut self.classes[class as usize];
-        class.members.retain(|&member| member != watcher);
-        if class.members.is_empty() {
-            self.bytes -= class.bytes.len();
-            class.bytes = Vec::new();
-            class.ends = Vec::new();
-        }
+        let members = &mut self.classes[class as usize].members;
+        members.retain(|&member| member != watcher);
     }
 
     pub(super) fn has_members(&self) -> bool {
@@ -216,7 +192,8 @@ impl Scan {
             return None;
         }
         self.at = position;
-        let turn = self.rows >= SCAN_ROWS_MAX || self.bytes >= SCAN_BYTES_MAX;
+        let turn = self.rows >= SCAN_ROWS_MAX
+            || self.plain.len_bytes() + self.with_previous.len_bytes() >= SCAN_BYTES_MAX;
         turn.then_some(Stop::Turn {
             next: position.main,
         })
@@ -249,7 +226,7 @@ impl Scan {
                 concerned.push(number);
             }
         }
-        self.encode(history, event, &concerned)?;
+        let (plain, with_previous) = self.encode(history, event, &concerned)?;
         for number in concerned {
             let class = &mut self.classes[number as usize];
             // Revisions count before the filters, as in etcd: a response may hold fewer than the limit because of them.
@@ -258,27 +235,24 @@ impl Scan {
                 class.revisions += 1;
             }
             if wants(class.flags, event.kind) {
-                let encoded = match class.flags & PREV_KV {
-                    0 => &self.plain,
-                    _ => &self.with_previous,
+                let encoded = if class.flags & PREV_KV == 0 {
+                    plain
+                } else {
+                    with_previous
                 };
-                class.bytes.extend_from_slice(encoded);
-                class.ends.push(class.bytes.len());
-                self.bytes += encoded.len();
+                class.events.extend(encoded);
             }
         }
         Ok(None)
     }
 
-    /// Encodes the event once for those without and once for those with previous values.
+    /// Encodes the event once for those without and once for those with previous values, where there are any.
     fn encode(
         &mut self,
         history: &dyn History,
         event: &EventRef<'_>,
         concerned: &[u32],
-    ) -> Result<(), Miss> {
-        self.plain.clear();
-        self.with_previous.clear();
+    ) -> Result<(Option<u32>, Option<u32>), Miss> {
         let mut plain = false;
         let mut with_previous = false;
         for &number in concerned {
@@ -288,32 +262,69 @@ impl Scan {
                 with_previous |= flags & PREV_KV != 0;
             }
         }
-        if with_previous {
-            let revision = event.kv.mod_revision - 1;
-            let out = &mut self.with_previous;
-            if event.may_have_previous() && revision >= history.compacted() {
+        let revision = event.kv.mod_revision - 1;
+        let shown = event.may_have_previous() && revision >= history.compacted();
+        let put_plain = |out: &mut Vec<u8>| {
+            put_event(out, event, None);
+            Ok(())
+        };
+        let put_with_previous = |out: &mut Vec<u8>| {
+            let start = out.len();
+            if shown {
                 history.value_at(event.kv.key, revision, &mut |kv| {
-                    if out.is_empty() {
+                    if out.len() == start {
                         put_event(out, event, Some(kv));
                     }
                 })?;
             }
-            if out.is_empty() {
+            if out.len() == start {
                 put_event(out, event, None);
             }
-        }
-        if plain {
-            put_event(&mut self.plain, event, None);
-        }
-        Ok(())
+            Ok(())
+        };
+        // What can miss comes first, so that a miss leaves nothing behind.
+        let with_previous = match with_previous {
+            true => Some(self.with_previous.add(put_with_previous)?),
+            false => None,
+        };
+        let plain = match plain {
+            true => Some(self.plain.add(put_plain)?),
+            false => None,
+        };
+        Ok((plain, with_previous))
     }
 
-    /// The class was handed out: its members are elsewhere.
-    pub(super) fn take_members(&mut self, class: u32) -> Vec<u32> {
+    /// Ends a class, whose members are nowhere from now on.
+    pub(super) fn end_class(&mut self, class: u32) -> Ended {
         let class = &mut self.classes[class as usize];
-        self.bytes = self.bytes.saturating_sub(class.bytes.len());
-        std::mem::take(&mut class.members)
+        let members = std::mem::take(&mut class.members);
+        let events = std::mem::take(&mut class.events);
+        let copied_bytes = self.plain.copied_bytes() + self.with_previous.copied_bytes();
+        let again = !events.is_empty() && copied_bytes >= SCAN_BYTES_MAX;
+        let gathered = match class.flags & PREV_KV {
+            0 => &mut self.plain,
+            _ => &mut self.with_previous,
+        };
+        gathered.freeze();
+        let payload = match again || members.is_empty() {
+            true => None,
+            false => gathered.payload(&events),
+        };
+        Ended {
+            members,
+            payload,
+            again,
+        }
     }
+}
+
+/// What a class leaves behind.
+pub(super) struct Ended {
+    pub(super) members: Vec<u32>,
+    /// `None` if the filters left nothing.
+    pub(super) payload: Option<Payload>,
+    /// The scan has copied as much as it may for classes that could not share: these members read again.
+    pub(super) again: bool,
 }
 
 fn wants(flags: u8, kind: EventKind) -> bool {

@@ -21,8 +21,8 @@ pub(super) struct Stream {
     pub(super) unsynced: u32,
     /// `(start revision, watcher)` of watchers created for a revision that was not there yet.
     pub(super) future: BTreeSet<(i64, u32)>,
-    /// Watchers that are behind while the stream takes nothing.
-    pub(super) held: Vec<u32>,
+    /// `(next revision, watcher)` of watchers that are behind while the stream takes nothing.
+    pub(super) held: BTreeSet<(i64, u32)>,
     /// In the hub's list of streams whose held watchers become ready.
     pub(super) waking: bool,
     /// The front asked for silence.
@@ -81,12 +81,23 @@ impl Stream {
             next_id: 0,
             unsynced: 0,
             future: BTreeSet::new(),
-            held: Vec::new(),
+            held: BTreeSet::new(),
             waking: false,
             blocked: false,
             closed: false,
             ticker,
             queued: Queued::default(),
+        }
+    }
+
+    /// Drops start revisions that are no longer in the future.
+    pub(super) fn forget_arrived(&mut self, revision: i64) {
+        while self
+            .future
+            .first()
+            .is_some_and(|&(start, _)| start <= revision)
+        {
+            self.future.pop_first();
         }
     }
 

@@ -21,7 +21,7 @@ pub(super) enum State {
     Synced,
     /// Behind, and in the set that `catch_up` chooses from.
     Ready,
-    /// Behind, and its stream takes nothing now; in the stream's list, at index `before`.
+    /// Behind, and its stream takes nothing now; in the stream's own set.
     Held,
     /// Member of the running scan, in the class of index `before`.
     Scanning,
