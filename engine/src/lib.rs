@@ -9,4 +9,5 @@ pub mod mvcc;
 pub mod page;
 pub mod store;
 pub mod tree;
+pub mod wal;
 pub mod watch;

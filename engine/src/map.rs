@@ -23,7 +23,7 @@ const GUARDED_MAPS_MAX: usize = 64;
 struct Guarded {
     start: AtomicUsize,
     len: AtomicUsize,
-    /// Address of the last fault, or 0.
+    /// Address of the page of the last fault, and how many there were.
     fault: AtomicUsize,
     faults: AtomicU64,
 }
@@ -109,13 +109,16 @@ impl Map {
         let _ = self.advise(offset, len, libc::MADV_DONTNEED);
     }
 
-    /// The file offset of a page whose read faulted since the last call.
-    pub(crate) fn take_fault(&self) -> Option<u64> {
-        let guard = self.guard?;
-        match guard.fault.swap(0, Ordering::AcqRel) {
-            0 => None,
-            address => Some((address - self.raw.as_ptr() as usize) as u64),
-        }
+    /// How many reads of this mapping have faulted so far, and the file offset of the page where the last one did.
+    #[inline]
+    pub(crate) fn faults(&self) -> (u64, u64) {
+        let Some(guard) = self.guard else {
+            return (0, 0);
+        };
+        let count = guard.faults.load(Ordering::Acquire);
+        let address = guard.fault.load(Ordering::Acquire);
+        let offset = address.saturating_sub(self.raw.as_ptr() as usize);
+        (count, offset as u64)
     }
 
     /// Puts the file back where the guard had put zeros, for another try.
@@ -145,7 +148,6 @@ impl Drop for Map {
     fn drop(&mut self) {
         if let Some(guard) = self.guard {
             guard.len.store(0, Ordering::Release);
-            guard.fault.store(0, Ordering::Release);
             guard.start.store(0, Ordering::Release);
         }
     }
@@ -158,7 +160,7 @@ fn register(start: usize, len: usize) -> Option<&'static Guarded> {
             .compare_exchange(0, start, Ordering::AcqRel, Ordering::Relaxed);
         claim.is_ok()
     })?;
-    guard.fault.store(0, Ordering::Release);
+    guard.faults.store(0, Ordering::Release);
     guard.len.store(len, Ordering::Release);
     Some(guard)
 }
@@ -170,15 +172,13 @@ pub struct Fault {
     pub count: u64,
 }
 
-/// Whether any mapping has faulted since the process began. One load per mapping: cheap enough to ask before every answer.
+/// Whether any mapping has faulted since the process began. One load: cheap enough to ask before every answer.
 pub fn fault_seen() -> Option<Fault> {
-    let count = GUARDED
-        .iter()
-        .map(|g| g.faults.load(Ordering::Acquire))
-        .sum();
+    let count = FAULTS.load(Ordering::Acquire);
     (count > 0).then_some(Fault { count })
 }
 
+static FAULTS: AtomicU64 = AtomicU64::new(0);
 static FORMER: AtomicPtr<libc::sigaction> = AtomicPtr::new(std::ptr::null_mut());
 
 /// Installs the SIGBUS handler, once per process; later calls do nothing.
@@ -239,6 +239,7 @@ extern "C" fn on_sigbus(
         }
         guard.fault.store(page, Ordering::Release);
         guard.faults.fetch_add(1, Ordering::AcqRel);
+        FAULTS.fetch_add(1, Ordering::AcqRel);
         return;
     }
     // Not ours: give way to the former action. The access faults again when this handler returns.

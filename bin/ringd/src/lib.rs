@@ -1,1 +1,21 @@
+//! The server: configuration, the member that ties consensus, log and store together, and its services.
+//!
+//! Bytes of a connection become requests in [`front`] and [`services`]; [`member`] decides what is proposed, persisted,
+//! applied and answered; [`server`] puts the two together; [`shell`] gives them sockets, files and threads. Everything but
+//! the shell is free of I/O.
 
+pub mod bootstrap;
+pub mod concurrency;
+pub mod config;
+pub mod front;
+pub mod identity;
+pub mod logging;
+pub mod member;
+pub mod methods;
+pub mod process;
+pub mod request;
+pub mod run;
+pub mod server;
+pub mod services;
+pub mod shell;
+pub mod status;

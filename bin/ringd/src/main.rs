@@ -1,1 +1,5 @@
-fn main() {}
+//! `ringd`: see the library for everything.
+
+fn main() {
+    std::process::exit(ringd::run::run());
+}

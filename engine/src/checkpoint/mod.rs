@@ -73,6 +73,11 @@ impl Pages {
         if self.completed.index.pages > 0 {
             self.space.retire(self.completed.index);
         }
+        let shrink = self.shrink_checkpoints > 0;
+        self.shrink_checkpoints = self.shrink_checkpoints.saturating_sub(1);
+        if shrink {
+            self.space.leave_run();
+        }
         let runs_max = self.writes_max();
         let index_bytes = index::bytes_max(runs_max, self.space.runs_max());
         let reserve = extent_pages(index_bytes);
@@ -91,7 +96,6 @@ impl Pages {
             content: Bytes::copy_from_slice(content),
             high: image.high,
         };
-        let shrink = std::mem::take(&mut self.shrink);
         let frames = self.freeze();
         Some(CheckpointJob::new(self, completed, image, frames, shrink))
     }

@@ -44,7 +44,7 @@ impl Pages {
         };
         let mut len = file.len().map_err(|e| failed("reading the length", e))?;
         let mut metas = read_metas(&*file).map_err(|e| failed("reading the meta pages", e))?;
-        if options.create && is_unfinished(len, &metas) {
+        if options.create && !file.is_created_whole() && is_unfinished(len, &metas) {
             lay_out(&*file).map_err(|e| failed("laying out the file", e))?;
             len = META_BYTES;
             metas = read_metas(&*file).map_err(|e| failed("reading the meta pages", e))?;

@@ -214,15 +214,27 @@ impl Pages {
     }
 
     /// Asks whether a page that was readable through the mapping has turned out not to be. To be called before anything
-    /// read since the last call leaves the process; the page is fetched and verified anew when it is next needed.
+    /// read since the last call leaves the process; what faulted is fetched and verified anew when it is next needed.
     pub fn take_fault(&mut self) -> Option<PageError> {
         let map = self.map.clone()?;
-        let offset = map.take_fault()?;
+        let (count, offset) = map.faults();
+        if count == self.faults_seen {
+            return None;
+        }
         let page = PageNo((offset / PAGE_BYTES as u64) as u32);
-        // The page may lie inside an extent, which is known by its first page.
-        let head = self.table.extent_around(page).unwrap_or(page);
-        self.table.clear(head);
-        let fault = match map.restore(page.offset(), PAGE_BYTES) {
+        let restored = if count - self.faults_seen == 1 {
+            // The page may lie inside an extent, which is known by its first page.
+            let head = self.table.extent_around(page).unwrap_or(page);
+            self.table.clear(head);
+            map.restore(page.offset(), PAGE_BYTES)
+        } else {
+            // Only the last one is known by name.
+            self.table.clear_mapped();
+            map.restore(0, map.len() as usize)
+        };
+        self.rejected.borrow_mut().clear();
+        self.faults_seen = count;
+        let fault = match restored {
             Ok(()) => PageFault::Unmapped,
             Err(e) => PageFault::Io(e.to_string()),
         };

@@ -32,6 +32,11 @@ pub trait PageFile: Send + Sync {
     /// Makes the file longer, with its blocks allocated: what fails for want of space fails here.
     fn grow(&self, len: u64) -> io::Result<()>;
     fn set_len(&self, len: u64) -> io::Result<()>;
+    /// Whether the file comes into being with its meta pages in it. Then one without them was damaged, whatever
+    /// `Options::create` says.
+    fn is_created_whole(&self) -> bool {
+        false
+    }
     /// The file's mapping, if it has one.
     fn map(&self) -> Option<Arc<Map>>;
 }
@@ -177,6 +182,10 @@ impl PageFile for RealFile {
         self.cached
             .set_len(len)
             .map_err(|e| self.located("truncating failed", len, e))
+    }
+
+    fn is_created_whole(&self) -> bool {
+        true
     }
 
     fn map(&self) -> Option<Arc<Map>> {

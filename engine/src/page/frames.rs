@@ -112,6 +112,10 @@ impl Frames {
         }
     }
 
+    pub(super) fn is_clean(&self, place: FramePlace) -> bool {
+        place.store == Store::Clean
+    }
+
     #[inline]
     pub(super) fn is_active(&self, place: FramePlace) -> bool {
         place.store == self.active_store

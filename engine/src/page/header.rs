@@ -3,8 +3,6 @@
 use super::{Page, PageFault, PageNo, PAGE_BYTES};
 
 pub(crate) const HEADER_BYTES: usize = 32;
-/// Payload of one extent at most, and so the length of a value or key.
-pub(crate) const EXTENT_BYTES_MAX: usize = 64 << 20;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -95,8 +93,7 @@ impl<'a> Header<'a> {
         }
         let payload = self.payload_len() as usize;
         let pages = u32_at(self.0, PAGES);
-        let fits = payload <= EXTENT_BYTES_MAX || self.kind() == Some(Kind::Index);
-        (fits && pages == extent_pages(payload)).then_some(pages)
+        (pages == extent_pages(payload)).then_some(pages)
     }
 
     pub(crate) fn init(bytes: &mut [u8], kind: Kind, level: u8) {

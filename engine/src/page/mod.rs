@@ -19,6 +19,7 @@ mod file;
 mod frames;
 mod header;
 mod residency;
+mod scrub;
 mod sim;
 mod space;
 
@@ -26,6 +27,7 @@ pub use buffer::AlignedBuf;
 pub use error::{OpenError, PageError, PageFault};
 pub use fetch::{FetchDone, FetchJob};
 pub use file::{PageFile, RealFile};
+pub use scrub::{ScrubDone, ScrubJob};
 pub use sim::{Keep, SimFile};
 
 pub use crate::checkpoint::{
@@ -142,13 +144,16 @@ pub struct Pages {
     fetch_jobs: u64,
     sync_loads: u64,
     load_error: Option<PageError>,
+    /// Memory faults under the mapping that were answered for.
+    faults_seen: u64,
     /// Pages whose checksum holds but whose content contradicts the page that names them.
     rejected: RefCell<BTreeMap<PageNo, &'static str>>,
     shape: Shape,
     /// A buffer for one cell, kept so that an insert need not allocate.
     scratch: Vec<u8>,
     read_only: bool,
-    pub(crate) shrink: bool,
+    /// So many of the next checkpoints cut the file's unused end.
+    pub(crate) shrink_checkpoints: u8,
 }
 
 impl Pages {
@@ -173,8 +178,10 @@ impl Pages {
         shape: Shape,
         read_only: bool,
     ) -> Pages {
+        let map = file.map();
+        let faults_seen = map.as_ref().map_or(0, |m| m.faults().0);
         Pages {
-            map: file.map(),
+            map,
             file,
             options,
             table: Table::default(),
@@ -188,11 +195,12 @@ impl Pages {
             fetch_jobs: 0,
             sync_loads: 0,
             load_error: None,
+            faults_seen,
             rejected: RefCell::default(),
             shape,
             scratch: Vec::new(),
             read_only,
-            shrink: false,
+            shrink_checkpoints: 0,
         }
     }
 
@@ -204,6 +212,17 @@ impl Pages {
     /// Bytes of it that nothing needs, or only an older checkpoint or a pin.
     pub fn free_bytes(&self) -> u64 {
         self.space.free_below_high() * PAGE_BYTES as u64
+    }
+
+    /// The pages of the file that the newest checkpoint needs, or waits for an older one: for tools and tests.
+    pub fn pages_in_use(&self) -> impl Iterator<Item = u32> + '_ {
+        let retired: std::collections::BTreeSet<u32> = self
+            .space
+            .retired_extents()
+            .flat_map(|e| e.start.0..e.end())
+            .collect();
+        (META_PAGES..self.space.high())
+            .filter(move |no| !self.space.is_free(*no) && !retired.contains(no))
     }
 
     /// Bytes changed since the last checkpoint began.
@@ -316,6 +335,15 @@ impl Pages {
         self.install(new, copy);
         self.release(no, 1);
         Ok(new)
+    }
+
+    /// Gives a page of the active generation another number.
+    pub(crate) fn renumber(&mut self, no: PageNo) -> PageNo {
+        let copy = self.page_mut(no).to_vec().into_boxed_slice();
+        let new = self.take_page();
+        self.install(new, copy);
+        self.release(no, 1);
+        new
     }
 
     /// A page of the active generation, to be changed.

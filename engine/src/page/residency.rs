@@ -124,6 +124,15 @@ impl Table {
         pages
     }
 
+    /// Makes all pages absent that are read through the mapping.
+    pub(super) fn clear_mapped(&mut self) {
+        for no in 0..self.words.len() as u32 {
+            if self.peek(PageNo(no)) == Place::Mapped {
+                self.clear(PageNo(no));
+            }
+        }
+    }
+
     /// The first page of the resident extent that a page lies in.
     pub(super) fn extent_around(&self, no: PageNo) -> Option<PageNo> {
         let (start, pages) = self.extents.range(..=no).next_back()?;

@@ -15,7 +15,7 @@ const SECTOR_BYTES: usize = 512;
 #[derive(Clone)]
 enum Change {
     /// A sector: its offset and new content.
-    Sector(u64, [u8; SECTOR_BYTES]),
+    Sector(u64, Box<[u8; SECTOR_BYTES]>),
     Len(u64),
 }
 
@@ -158,7 +158,7 @@ impl Change {
                 if image.len() < end {
                     image.resize(end, 0);
                 }
-                image[start..end].copy_from_slice(bytes);
+                image[start..end].copy_from_slice(&bytes[..]);
             }
             Change::Len(len) => image.resize(*len as usize, 0),
         }
@@ -179,7 +179,7 @@ impl Disk {
     fn write(&mut self, offset: u64, bytes: &[u8]) {
         debug_assert!(offset % SECTOR_BYTES as u64 == 0 && bytes.len() % SECTOR_BYTES == 0);
         for (at, sector) in bytes.chunks_exact(SECTOR_BYTES).enumerate() {
-            let mut content = [0; SECTOR_BYTES];
+            let mut content = Box::new([0; SECTOR_BYTES]);
             content.copy_from_slice(sector);
             let change = Change::Sector(offset + (at * SECTOR_BYTES) as u64, content);
             change.apply(&mut self.cached);

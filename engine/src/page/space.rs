@@ -50,6 +50,8 @@ pub(crate) struct Space {
     retired: Vec<Extent>,
     retired_pages: u64,
     waiting: VecDeque<Retired>,
+    /// Hand out the lowest pages, whole runs or not: while the file's end is being emptied.
+    is_compacting: bool,
     /// Pages given up twice: always zero unless the file lies or the code is wrong. The invariant checker reports it.
     pub(crate) anomalies: u64,
 }
@@ -75,6 +77,7 @@ impl Space {
             retired: Vec::new(),
             retired_pages: 0,
             waiting: VecDeque::new(),
+            is_compacting: false,
             anomalies: 0,
         };
         space.grow(1);
@@ -150,6 +153,12 @@ impl Space {
     }
 
     fn take_few(&mut self, pages: u32) -> u32 {
+        if self.is_compacting {
+            let hole = |word: &u64| longest_hole(*word) >= pages;
+            if let Some(at) = self.words.iter().position(hole) {
+                (self.run, self.next) = (at, 0);
+            }
+        }
         for fresh in [false, true] {
             if fresh {
                 self.next_run(false);
@@ -190,6 +199,12 @@ impl Space {
     /// Turns to the lowest whole run, to a fragmented one if there is too much of those, or to a new one at the end.
     fn next_run(&mut self, fragments: bool) {
         self.next = 0;
+        if self.is_compacting && fragments {
+            if let Some(at) = self.words.iter().position(|w| *w != 0) {
+                self.run = at;
+                return;
+            }
+        }
         let whole = self.whole.iter().position(|w| *w != 0);
         if let Some(at) = whole {
             self.run = at * 64 + self.whole[at].trailing_zeros() as usize;
@@ -209,6 +224,22 @@ impl Space {
         }
         self.run = self.words.len();
         self.grow(1);
+    }
+
+    /// Begins or ends to hand out the lowest pages.
+    pub(crate) fn set_compacting(&mut self, is_compacting: bool) {
+        self.is_compacting = is_compacting;
+        self.leave_run();
+    }
+
+    /// Goes on in the lowest run that there is now.
+    pub(crate) fn leave_run(&mut self) {
+        self.next = RUN_PAGES;
+    }
+
+    /// Pages below `high` that are in use.
+    pub(crate) fn used(&self) -> u32 {
+        self.high - self.free_below_high().min(u64::from(self.high)) as u32
     }
 
     fn grow(&mut self, words: usize) {
@@ -349,6 +380,16 @@ impl Space {
         held.flat_map(|r| r.extents.iter()).map(pages).sum::<u64>()
             + self.retired.iter().map(pages).sum::<u64>()
     }
+}
+
+/// The most free pages in a row in a run.
+fn longest_hole(word: u64) -> u32 {
+    let (mut rest, mut longest) = (word, 0);
+    while rest != 0 {
+        rest &= rest << 1;
+        longest += 1;
+    }
+    longest
 }
 
 fn push_run(runs: &mut Vec<Extent>, start: u32, pages: u32) {

@@ -118,24 +118,19 @@ impl<'a> KeyPart<'a> {
         Ok(Cow::Owned([head, rest].concat()))
     }
 
-    /// Compares this key with another one that shares its first `skip` bytes.
+    /// Compares this key with another one.
     #[inline]
-    pub(super) fn compare(
-        self,
-        pages: &Pages,
-        key: &[u8],
-        skip: usize,
-    ) -> Result<Ordering, Absent> {
+    pub(super) fn compare(self, pages: &Pages, key: &[u8]) -> Result<Ordering, Absent> {
         let head = self.inline();
         let Some(overflow) = self.overflow() else {
-            return Ok(head[skip..].cmp(&key[skip.min(key.len())..]));
+            return Ok(head.cmp(key));
         };
         let split = head.len().min(key.len());
-        match head[..].cmp(&key[..split]) {
+        match head.cmp(&key[..split]) {
             Ordering::Equal => {}
             unequal => return Ok(unequal),
         }
-        if overflow.len > 0 && key.len() <= head.len() {
+        if key.len() <= head.len() {
             return Ok(Ordering::Greater);
         }
         Ok(overflow.read(pages)?.cmp(&key[split..]))
@@ -163,6 +158,16 @@ impl<'a> KeyPart<'a> {
             FLAGS_BYTES + KEY_HEAD + REF_BYTES
         }
     }
+}
+
+/// Writes another page into an overflow reference of a leaf cell: the key's, or the value's.
+pub(super) fn set_overflow(cell: &mut [u8], is_key: bool, page: PageNo) {
+    let at = if is_key {
+        KeyPart::of(cell).len() - REF_BYTES
+    } else {
+        LeafCell(cell).value_at()
+    };
+    cell[at..at + 4].copy_from_slice(&page.0.to_le_bytes());
 }
 
 /// The value of a leaf cell.

@@ -138,7 +138,10 @@ impl<'p> Cursor<'p> {
     /// Descends from a page to its first leaf, or its last one.
     fn descend_to_edge(&mut self, mut depth: usize, mut node: Node<'p>) -> Result<(), Absent> {
         while !node.is_leaf() {
-            let at = if self.is_forward { 0 } else { node.count() - 1 };
+            let at = match self.is_forward {
+                true => 0,
+                false => node.count().saturating_sub(1),
+            };
             self.steps[depth] = (node.0, at);
             depth += 1;
             node = child_at(self.pages, node, at)?.1;

@@ -9,17 +9,17 @@ use crate::page::{Absent, Kind, Miss, PageNo, Pages};
 
 pub(super) fn set_child(pages: &mut Pages, branch: PageNo, at: usize, child: PageNo) {
     let mut node = NodeMut(pages.page_mut(branch));
-    BranchCell::set_child(node.branch_mut(at), child);
+    BranchCell::set_child(node.cell_mut(at), child);
 }
 
 pub(super) fn set_weight(pages: &mut Pages, branch: PageNo, at: usize, weight: u64) {
     let mut node = NodeMut(pages.page_mut(branch));
-    BranchCell::set_weight(node.branch_mut(at), weight);
+    BranchCell::set_weight(node.cell_mut(at), weight);
 }
 
 pub(super) fn add_weight(pages: &mut Pages, branch: PageNo, at: usize, delta: i64) {
     let mut node = NodeMut(pages.page_mut(branch));
-    let cell = node.branch_mut(at);
+    let cell = node.cell_mut(at);
     let weight = BranchCell(cell).weight().saturating_add_signed(delta);
     BranchCell::set_weight(cell, weight);
 }

@@ -13,6 +13,7 @@
 mod cell;
 mod count;
 mod cursor;
+mod defragment;
 pub mod fuzzing;
 mod insert;
 mod node;
@@ -21,6 +22,7 @@ mod remove;
 mod verify;
 
 pub use cursor::Cursor;
+pub use defragment::Defragment;
 pub use verify::{verify, Damage, Verified};
 
 pub(crate) use node::check_shape;
@@ -101,13 +103,18 @@ fn any_node_at(pages: &Pages, no: PageNo) -> Result<Node<'_>, Absent> {
 #[inline]
 fn child_at<'p>(pages: &'p Pages, node: Node<'p>, at: usize) -> Result<(PageNo, Node<'p>), Absent> {
     let no = node.branch(at).child();
-    Ok((no, node_at(pages, no, node.level() - 1)?))
+    Ok((no, node_at(pages, no, node.level().wrapping_sub(1))?))
 }
 
 impl Tree {
     /// An empty tree.
     pub fn new() -> Tree {
         Tree::default()
+    }
+
+    /// The number of the root page, 0 if the tree is empty: for tools that dump a file.
+    pub fn root_page(&self) -> u32 {
+        self.root.0
     }
 
     pub(crate) fn at(root: PageNo) -> Tree {

@@ -2,7 +2,7 @@
 
 use super::{any_node_at, cell::OverflowRef, cell::Value, child_at, node::Node, Tree};
 use crate::page::{Absent, Miss, PageNo, Pages, META_PAGES};
-use std::collections::BTreeMap;
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// What a sound file has in it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -18,15 +18,9 @@ pub struct Verified {
 /// Why a file is not sound, or could not be looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Damage {
-    /// Not resident: to be fetched, then verified again.
+    /// Not resident: to be fetched, then verified again. As many as can be known, so that a few rounds are enough.
     Missing(Miss),
     Broken(String),
-}
-
-impl From<Absent> for Damage {
-    fn from(absent: Absent) -> Damage {
-        Damage::Missing(absent.into())
-    }
 }
 
 struct Walk<'p> {
@@ -34,6 +28,7 @@ struct Walk<'p> {
     owner: BTreeMap<u32, &'static str>,
     verified: Verified,
     last: Option<Vec<u8>>,
+    missing: Miss,
 }
 
 /// Walks all trees of a file, its free space and its own pages, and checks that together they are all of it, once each.
@@ -43,14 +38,19 @@ pub fn verify(pages: &Pages, trees: &[Tree]) -> Result<Verified, Damage> {
         owner: BTreeMap::new(),
         verified: Verified::default(),
         last: None,
+        missing: Miss::default(),
     };
     for tree in trees {
         walk.last = None;
         if !tree.root.is_none() {
             walk.claim(tree.root, 1, "tree")?;
-            let root = any_node_at(pages, tree.root)?;
-            walk.subtree(root, None, None)?;
+            if let Some(root) = walk.present(any_node_at(pages, tree.root)) {
+                walk.subtree(root, None, None)?;
+            }
         }
+    }
+    if !walk.missing.is_empty() {
+        return Err(Damage::Missing(walk.missing));
     }
     walk.space()?;
     Ok(walk.verified)
@@ -61,6 +61,17 @@ fn broken<T>(what: String) -> Result<T, Damage> {
 }
 
 impl<'p> Walk<'p> {
+    /// Notes what is absent.
+    fn present<T>(&mut self, found: Result<T, Absent>) -> Option<T> {
+        match found {
+            Ok(there) => Some(there),
+            Err(Absent(no)) => {
+                self.missing.pages.push(no);
+                None
+            }
+        }
+    }
+
     fn claim(&mut self, start: PageNo, count: u32, owner: &'static str) -> Result<(), Damage> {
         for no in start.0..start.0.saturating_add(count) {
             if no < META_PAGES || no >= self.pages.space.high() {
@@ -83,7 +94,8 @@ impl<'p> Walk<'p> {
         let Some(overflow) = overflow else {
             return Ok(());
         };
-        overflow.read(self.pages)?;
+        let read = overflow.read(self.pages);
+        self.present(read);
         self.claim(overflow.page, overflow.pages(), "overflow")
     }
 
@@ -103,7 +115,10 @@ impl<'p> Walk<'p> {
             let cell = node.branch(at);
             if at > 0 {
                 self.overflow(cell.key().overflow())?;
-                let separator = cell.key().read(self.pages)?.into_owned();
+                let Some(separator) = self.present(cell.key().read(self.pages)) else {
+                    return Ok(0);
+                };
+                let separator = separator.into_owned();
                 if bound.as_ref().is_some_and(|b| *b >= separator) {
                     return broken(format!(
                         "separators out of order above page {:?}",
@@ -113,13 +128,16 @@ impl<'p> Walk<'p> {
                 bound = Some(separator);
             }
             let next = match at + 1 < node.count() {
-                true => Some(node.key(at + 1).read(self.pages)?.into_owned()),
-                false => high.map(<[u8]>::to_vec),
+                true => self.present(node.key(at + 1).read(self.pages)),
+                false => high.map(Cow::Borrowed),
             };
-            let (no, child) = child_at(self.pages, node, at)?;
+            let next = next.map(Cow::into_owned);
+            let Some((no, child)) = self.present(child_at(self.pages, node, at)) else {
+                continue;
+            };
             self.claim(no, 1, "tree")?;
             let weight = self.subtree(child, bound.as_deref(), next.as_deref())?;
-            if weight != cell.weight() {
+            if weight != cell.weight() && self.missing.is_empty() {
                 let stated = cell.weight();
                 return broken(format!(
                     "page {} weighs {weight}, its parent says {stated}",
@@ -146,7 +164,10 @@ impl<'p> Walk<'p> {
             if let Value::Overflow(overflow) = cell.value() {
                 self.overflow(Some(overflow))?;
             }
-            let key = cell.key().read(self.pages)?.into_owned();
+            let Some(key) = self.present(cell.key().read(self.pages)) else {
+                continue;
+            };
+            let key = key.into_owned();
             let is_outside =
                 low.is_some_and(|l| key[..] < *l) || high.is_some_and(|h| key[..] >= *h);
             if is_outside || self.last.as_ref().is_some_and(|l| *l >= key) {

@@ -266,7 +266,7 @@ impl Scan {
         let shown = event.may_have_previous() && revision >= history.compacted();
         let put_plain = |out: &mut Vec<u8>| {
             put_event(out, event, None);
-            Ok(())
+            Ok::<(), Miss>(())
         };
         let put_with_previous = |out: &mut Vec<u8>| {
             let start = out.len();
@@ -280,7 +280,7 @@ impl Scan {
             if out.len() == start {
                 put_event(out, event, None);
             }
-            Ok(())
+            Ok::<(), Miss>(())
         };
         // What can miss comes first, so that a miss leaves nothing behind.
         let with_previous = match with_previous {

@@ -1,0 +1,126 @@
+//! The configuration as the start message states it.
+
+use std::time::Duration;
+
+use super::{
+    go_arch, AutoCompaction, Config, ETCD_VERSION, GIT_SHA, GO_OS, GO_VERSION, RINGD_VERSION,
+};
+use crate::{
+    caller,
+    logging::{Level, Record, Value},
+};
+
+impl Config {
+    /// The line `starting an etcd server` with etcd's fields in etcd's order, and ringd's own at the end.
+    pub fn start_record(&self, member_initialized: bool) -> Record {
+        let cpus = std::thread::available_parallelism().map_or(1, usize::from);
+        let wal_dir = self
+            .wal_dir
+            .as_deref()
+            .map_or(String::new(), |d| d.to_string_lossy().into_owned());
+        let (retention, interval) = match self.auto_compaction {
+            AutoCompaction::Off => (0, 0),
+            AutoCompaction::Periodic { retention_ns } => (retention_ns, retention_ns),
+            AutoCompaction::Revision { retention } => (retention, REVISION_COMPACTION_INTERVAL_NS),
+        };
+        let ms = |value| Value::Duration(Duration::from_millis(value));
+        let ns = |value| Value::Duration(Duration::from_nanos(value));
+        let path = |path: &std::path::Path| path.to_string_lossy().into_owned();
+        Record::new(Level::Info, caller!(), "starting an etcd server")
+            .with("etcd-version", ETCD_VERSION)
+            .with("git-sha", GIT_SHA)
+            .with("go-version", GO_VERSION)
+            .with("go-os", GO_OS)
+            .with("go-arch", go_arch())
+            .with("max-cpu-set", cpus)
+            .with("max-cpu-available", cpus)
+            .with("member-initialized", member_initialized)
+            .with("name", self.name.clone())
+            .with("data-dir", path(&self.data_dir))
+            .with("wal-dir", wal_dir.clone())
+            .with("wal-dir-dedicated", wal_dir)
+            .with("member-dir", path(&self.member_dir()))
+            .with("force-new-cluster", false)
+            .with("heartbeat-interval", ms(self.heartbeat_interval_ms))
+            .with("election-timeout", ms(self.election_timeout_ms))
+            .with(
+                "initial-election-tick-advance",
+                self.initial_election_tick_advance,
+            )
+            .with("snapshot-count", self.snapshot_count)
+            .with("snapshot-catchup-entries", self.snapshot_catchup_entries)
+            .with(
+                "initial-advertise-peer-urls",
+                Value::strs(&self.initial_advertise_peer_urls),
+            )
+            .with("listen-peer-urls", Value::strs(&self.listen_peer_urls))
+            .with(
+                "advertise-client-urls",
+                Value::strs(&self.advertise_client_urls),
+            )
+            .with("listen-client-urls", Value::strs(&self.listen_client_urls))
+            .with(
+                "listen-metrics-urls",
+                Value::strs(&self.listen_metrics_urls),
+            )
+            .with("cors", Value::strs(["*"]))
+            .with("host-whitelist", Value::strs(["*"]))
+            .with("initial-cluster", self.initial_cluster.clone())
+            .with("initial-cluster-state", self.initial_cluster_state.as_str())
+            .with("initial-cluster-token", self.initial_cluster_token.clone())
+            .with("quota-backend-bytes", self.quota_bytes_shown())
+            .with("pre-vote", self.pre_vote)
+            .with("initial-corrupt-check", false)
+            .with(
+                "corrupt-check-time-interval",
+                ns(self.corrupt_check_time_ns),
+            )
+            .with("auto-compaction-mode", self.auto_compaction_mode.clone())
+            .with("auto-compaction-retention", ns(retention))
+            .with("auto-compaction-interval", ns(interval))
+            .with("discovery-url", "")
+            .with("discovery-proxy", "")
+            .with("downgrade-check-interval", ns(self.downgrade_check_time_ns))
+            .with("ringd-version", RINGD_VERSION)
+    }
+
+    fn quota_bytes_shown(&self) -> i64 {
+        match self.quota_backend_bytes {
+            0 => super::QUOTA_BYTES_DEFAULT as i64,
+            bytes => bytes,
+        }
+    }
+}
+
+/// How often the revision mode looks.
+const REVISION_COMPACTION_INTERVAL_NS: u64 = 300_000_000_000;
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{load_on, System};
+
+    #[test]
+    fn the_start_message_states_the_configuration() {
+        let args = [
+            "ringd",
+            "--name=n1",
+            "--data-dir=d",
+            "--listen-peer-urls=http://127.0.0.1:1",
+        ];
+        let config = load_on(&System, args.map(String::from).to_vec(), &[])
+            .unwrap()
+            .config;
+        let line = config.start_record(false).to_line();
+        let json: serde_json::Value = serde_json::from_str(&line).unwrap();
+        assert_eq!(json["etcd-version"], "3.5.33");
+        assert_eq!(json["heartbeat-interval"], "100ms");
+        assert_eq!(json["election-timeout"], "1s");
+        assert_eq!(
+            json["listen-peer-urls"],
+            serde_json::json!(["http://127.0.0.1:1"])
+        );
+        assert_eq!(json["initial-cluster"], "n1=http://localhost:2380");
+        assert_eq!(json["quota-backend-bytes"], 2_147_483_648u64);
+        assert_eq!(json["downgrade-check-interval"], "5s");
+    }
+}

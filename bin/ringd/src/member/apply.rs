@@ -1,0 +1,248 @@
+//! Committed entries into the store, and the answers that follow.
+
+use super::{
+    propose::{Caller, Proposal},
+    read::encode,
+    Introduction, Member,
+};
+use crate::status::Status;
+use bytes::Bytes;
+use engine::{
+    error::RequestError,
+    page::Miss,
+    store::{decode_internal_request, Applied, ApplyError, Payload, Response},
+};
+use prost::Message;
+use proto::{etcdserverpb::InternalRaftRequest, membershippb, raftpb};
+
+impl Member {
+    /// Applies what is committed, as far as its pages are there.
+    pub(super) fn apply_committed(&mut self, now_ns: u64) {
+        let mut applied = None;
+        while let Some(entry) = self.apply_queue.pop_front() {
+            if self.halted {
+                return;
+            }
+            let index = entry.index();
+            if let Err(miss) = self.apply_entry(&entry, now_ns) {
+                self.fetch(&miss);
+                self.apply_queue.push_front(entry);
+                break;
+            }
+            applied = Some(index);
+        }
+        if let Some(index) = applied {
+            self.node.applied(index);
+        }
+    }
+
+    fn apply_entry(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Miss> {
+        let (index, term) = (entry.index(), entry.term());
+        match entry.r#type() {
+            raftpb::EntryType::EntryNormal => {}
+            _ => return self.apply_membership(entry),
+        }
+        let mut lost = Vec::new();
+        let proposal = self.proposals.take(index, term, &mut lost);
+        for caller in lost {
+            self.reply(caller.call, Err(RequestError::Timeout.into()));
+        }
+        match proposal {
+            Some(proposal) => self.apply_own(proposal, now_ns),
+            None => self.apply_foreign(entry, now_ns),
+        }
+    }
+
+    fn apply_own(&mut self, proposal: Proposal, now_ns: u64) -> Result<(), Miss> {
+        let (index, term) = (proposal.index, proposal.term);
+        match self
+            .store
+            .apply(index, term, Some(&proposal.request), now_ns)
+        {
+            Err(ApplyError::Miss(miss)) => {
+                self.proposals.put_back(proposal);
+                Err(miss)
+            }
+            Err(ApplyError::Fatal(fatal)) => {
+                self.halt(fatal.to_string());
+                Ok(())
+            }
+            Ok(applied) => {
+                self.after_apply(&proposal.request);
+                if let Some(caller) = proposal.caller {
+                    self.answer(&caller, applied);
+                } else if applied.over_quota {
+                    self.raise_no_space();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// An entry that nobody here waits for: another member's, or one from before a restart.
+    fn apply_foreign(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Miss> {
+        let (index, term) = (entry.index(), entry.term());
+        let payload = match decode_internal_request(entry.data.clone().unwrap_or_default()) {
+            Ok(payload) => payload,
+            Err(error) => {
+                self.halt(format!(
+                    "log entry {index} of term {term} cannot be read: {error}. Nothing was applied from it on"
+                ));
+                return Ok(());
+            }
+        };
+        let request = match &payload {
+            Payload::Nothing => None,
+            Payload::Request(request) => Some(&**request),
+        };
+        match self.store.apply(index, term, request, now_ns) {
+            Err(ApplyError::Miss(miss)) => return Err(miss),
+            Err(ApplyError::Fatal(fatal)) => self.halt(fatal.to_string()),
+            Ok(_) => match request {
+                Some(request) => self.after_apply(request),
+                None => self.leader_began(term, now_ns),
+            },
+        }
+        Ok(())
+    }
+
+    fn apply_membership(&mut self, entry: &raftpb::Entry) -> Result<(), Miss> {
+        let (index, term) = (entry.index(), entry.term());
+        let change = match raftpb::ConfChange::decode(entry.data.clone().unwrap_or_default()) {
+            Ok(change) => change,
+            Err(error) => {
+                self.halt(format!(
+                    "configuration change at log index {index} cannot be read: {error}"
+                ));
+                return Ok(());
+            }
+        };
+        let accepted = match self.store.check_conf_change(&change) {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                self.halt(format!(
+                    "configuration change at log index {index}: {error}"
+                ));
+                return Ok(());
+            }
+        };
+        // A refused change still is an entry: Raft applies it as a change of nobody.
+        let mut raft_change = change.clone();
+        if accepted.is_err() {
+            raft_change.node_id = Some(0);
+        }
+        match self
+            .node
+            .apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2())
+        {
+            Ok(state) => self
+                .store
+                .apply_conf_change(index, term, accepted.as_ref().ok(), state),
+            Err(error) => {
+                self.halt(format!(
+                    "configuration change at log index {index} cannot be applied: {error}"
+                ));
+                Ok(())
+            }
+        }
+    }
+
+    fn after_apply(&mut self, request: &InternalRaftRequest) {
+        if let Some(set) = &request.cluster_member_attr_set {
+            if set.member_id == self.config.member_id {
+                self.introduced = Introduction::Done;
+            }
+        }
+        self.lease_answers();
+    }
+
+    fn answer(&mut self, caller: &Caller, applied: Applied) {
+        if let (true, Some(number)) = (caller.physical, applied.compaction) {
+            let result = applied.response.map(|_| applied.revision);
+            return self.compacted(caller.call, number, result);
+        }
+        if applied.over_quota {
+            // It was applied, and there is no room for more: the caller is told so.
+            self.raise_no_space();
+            return self.reply(caller.call, Err(RequestError::NoSpace.into()));
+        }
+        let header = Some(self.header(applied.revision));
+        let message: Result<Bytes, Status> = match applied.response {
+            Err(error) => Err(error.into()),
+            Ok(Response::Put(mut response)) => {
+                response.header = header;
+                Ok(encode(&response))
+            }
+            Ok(Response::DeleteRange(mut response)) => {
+                response.header = header;
+                Ok(encode(&response))
+            }
+            Ok(Response::Txn(mut response)) => {
+                caller.wrapped.unwrap_response(&mut response);
+                response.header = header;
+                Ok(encode(&response))
+            }
+            Ok(Response::Compaction(mut response)) => {
+                response.header = header;
+                Ok(encode(&response))
+            }
+            Ok(Response::LeaseGrant(mut response)) => {
+                response.header = header;
+                Ok(encode(&response))
+            }
+            Ok(Response::LeaseRevoke(mut response)) => {
+                response.header = header;
+                Ok(encode(&response))
+            }
+            Ok(Response::Alarm(mut response)) => {
+                response.header = header;
+                Ok(encode(&response))
+            }
+            Ok(_) => Ok(Bytes::new()),
+        };
+        self.reply(caller.call, message);
+    }
+
+    /// Once there is a leader: tells the cluster this member's name and addresses, and sets the cluster version.
+    pub(super) fn introduce(&mut self) {
+        if self.introduced != Introduction::Wanted || !self.is_leader_begun() {
+            return;
+        }
+        let attributes = membershippb::Attributes {
+            name: self.config.name.clone(),
+            client_urls: self.config.client_urls.clone(),
+        };
+        let known = self
+            .store
+            .member(self.config.member_id)
+            .and_then(|member| member.member_attributes.as_ref())
+            == Some(&attributes);
+        if self.store.cluster_version().is_none() {
+            let set = membershippb::ClusterVersionSetRequest {
+                ver: self.config.cluster_version.to_string(),
+            };
+            let entry = Box::new(InternalRaftRequest {
+                cluster_version_set: Some(set),
+                ..Default::default()
+            });
+            if self.propose(entry, None).is_err() {
+                return; // again at the next turn
+            }
+        }
+        if known {
+            self.introduced = Introduction::Done;
+            return;
+        }
+        let set = membershippb::ClusterMemberAttrSetRequest {
+            member_id: self.config.member_id,
+            member_attributes: Some(attributes),
+        };
+        let entry = Box::new(InternalRaftRequest {
+            cluster_member_attr_set: Some(set),
+            ..Default::default()
+        });
+        if self.propose(entry, None).is_ok() {
+            self.introduced = Introduction::Proposed;
+        }
+    }
+}

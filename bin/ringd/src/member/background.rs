@@ -1,0 +1,182 @@
+//! Work that waits for idle moments: compaction, watch catch-up, hashes.
+
+use super::{read::encode, Effect, Member};
+use crate::request::CallId;
+use engine::{
+    error::RequestError,
+    page::{FetchDone, Miss},
+    store::hash::HashJob,
+};
+use proto::etcdserverpb as pb;
+use std::collections::VecDeque;
+
+/// Rows that one slice of compaction or hashing looks at: some 100 µs of work.
+const SLICE_ROWS_MAX: usize = 200;
+/// Rows that one slice of watch catch-up reads.
+const CATCH_UP_ROWS_MAX: usize = 500;
+/// Hashes under way at once; the next caller is told to slow down.
+const HASHES_MAX: usize = 16;
+
+enum Hash {
+    Kv,
+    All,
+}
+
+/// The caller of a physical compaction.
+struct Waiting {
+    call: CallId,
+    /// The compaction that must be over before it is answered.
+    number: u64,
+    result: Result<i64, RequestError>,
+}
+
+#[derive(Default)]
+pub(super) struct Background {
+    hashes: VecDeque<(CallId, Hash, HashJob)>,
+    /// Callers of physical compactions, with the number of the compaction that they wait for.
+    compactions: VecDeque<Waiting>,
+    /// A step lacked pages: no use in trying before some arrive.
+    starved: bool,
+    turn: usize,
+}
+
+impl Member {
+    pub fn wants_work(&self) -> bool {
+        !self.halted
+            && !self.background.starved
+            && (!self.background.hashes.is_empty()
+                || self.store.compaction_pending()
+                || self.store.hub().has_work())
+    }
+
+    /// One slice of one kind of work; the kinds take turns.
+    pub(super) fn work(&mut self) {
+        self.background.turn = (self.background.turn + 1) % 3;
+        let result = match self.background.turn {
+            0 => self.compact_slice(),
+            1 => self.hash_slice(),
+            _ => self.catch_up_slice(),
+        };
+        if let Err(miss) = result {
+            self.background.starved = true;
+            self.fetch(&miss);
+        }
+    }
+
+    fn compact_slice(&mut self) -> Result<(), Miss> {
+        if !self.store.compaction_pending() {
+            return Ok(());
+        }
+        self.store.compaction_step(SLICE_ROWS_MAX)?;
+        let done = self.store.compactions_done();
+        while let Some(first) = self.background.compactions.front() {
+            if first.number > done {
+                break;
+            }
+            if let Some(waiting) = self.background.compactions.pop_front() {
+                self.answer_compaction(waiting.call, waiting.result);
+            }
+        }
+        Ok(())
+    }
+
+    fn catch_up_slice(&mut self) -> Result<(), Miss> {
+        self.store.watch_catch_up(CATCH_UP_ROWS_MAX)?;
+        Ok(())
+    }
+
+    fn hash_slice(&mut self) -> Result<(), Miss> {
+        let Some((call, kind, mut job)) = self.background.hashes.pop_front() else {
+            return Ok(());
+        };
+        match job.step(&self.store, SLICE_ROWS_MAX) {
+            Err(miss) => {
+                self.background.hashes.push_front((call, kind, job));
+                Err(miss)
+            }
+            Ok(None) => {
+                self.background.hashes.push_front((call, kind, job));
+                Ok(())
+            }
+            Ok(Some(result)) => {
+                let header = Some(self.header(self.store.revision()));
+                let message = result.map(|found| match kind {
+                    Hash::All => encode(&pb::HashResponse {
+                        header,
+                        hash: found.hash,
+                    }),
+                    Hash::Kv => encode(&pb::HashKvResponse {
+                        header,
+                        hash: found.hash,
+                        compact_revision: found.compact_revision,
+                        hash_revision: 0,
+                    }),
+                });
+                self.reply(call, message.map_err(Into::into));
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn hash(&mut self, call: CallId) {
+        let job = self.store.hash_kv(0);
+        self.queue_hash(call, Hash::All, job);
+    }
+
+    pub(super) fn hash_kv(&mut self, call: CallId, revision: i64) {
+        let job = self.store.hash_kv(revision);
+        self.queue_hash(call, Hash::Kv, job);
+    }
+
+    fn queue_hash(&mut self, call: CallId, kind: Hash, job: HashJob) {
+        if self.background.hashes.len() >= HASHES_MAX {
+            return self.reply(call, Err(RequestError::TooManyRequests.into()));
+        }
+        self.background.hashes.push_back((call, kind, job));
+    }
+
+    /// The answer to a compaction: at once, or after its rows are gone when the caller asked for that.
+    pub(super) fn compacted(
+        &mut self,
+        call: CallId,
+        number: u64,
+        result: Result<i64, RequestError>,
+    ) {
+        if self.store.compactions_done() >= number {
+            self.answer_compaction(call, result);
+        } else {
+            self.background.compactions.push_back(Waiting {
+                call,
+                number,
+                result,
+            });
+        }
+    }
+
+    fn answer_compaction(&mut self, call: CallId, result: Result<i64, RequestError>) {
+        let result = result.map(|revision| {
+            encode(&pb::CompactionResponse {
+                header: Some(self.header(revision)),
+            })
+        });
+        self.reply(call, result.map_err(Into::into));
+    }
+
+    /// Asks for pages, unless they are on their way already.
+    pub(super) fn fetch(&mut self, miss: &Miss) {
+        if miss.is_empty() {
+            return;
+        }
+        if let Some(job) = self.store.pages_mut().fetch_job(miss) {
+            self.effects.push(Effect::Fetch(job));
+        }
+    }
+
+    pub(super) fn fetched(&mut self, done: FetchDone) {
+        self.background.starved = false;
+        match self.store.pages_mut().fetch_done(done) {
+            Ok(()) => self.reads.pages_arrived(),
+            Err(error) => self.halt(format!("{error}")),
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! When the tree is written back, and what that frees.
+
+use super::{Effect, Member};
+use engine::{
+    page::CheckpointDone,
+    store::meta::LogMark,
+    wal::{LogPosition, SegmentId},
+};
+use std::io;
+
+/// Changed pages in memory, of the generation being written back and the next one together.
+const DIRTY_BYTES_MAX: u64 = 256 << 20;
+
+/// When a checkpoint begins: whichever comes first.
+#[derive(Clone, Copy, Debug)]
+pub struct Thresholds {
+    pub dirty_bytes: u64,
+    pub log_entries: u64,
+    pub interval_ns: u64,
+}
+
+impl Default for Thresholds {
+    fn default() -> Thresholds {
+        Thresholds {
+            dirty_bytes: 64 << 20,
+            log_entries: 400_000,
+            interval_ns: 30_000_000_000,
+        }
+    }
+}
+
+pub(super) struct Checkpoints {
+    thresholds: Thresholds,
+    running: Option<Covered>,
+    /// What the two meta pages cover; the older one decides which segments may go.
+    last: Option<Covered>,
+    last_begun_ns: u64,
+    last_applied: u64,
+    forced: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Covered {
+    position: LogPosition,
+    first_needed: SegmentId,
+}
+
+impl Checkpoints {
+    pub fn new(thresholds: Thresholds) -> Checkpoints {
+        Checkpoints {
+            thresholds,
+            running: None,
+            last: None,
+            last_begun_ns: 0,
+            last_applied: 0,
+            forced: false,
+        }
+    }
+
+    pub fn force(&mut self) {
+        self.forced = true;
+    }
+}
+
+impl Member {
+    /// Changed pages are held in memory until they are written back; at this much, proposals wait.
+    pub(super) fn is_full(&self) -> bool {
+        let pages = self.store.pages();
+        pages.dirty_bytes() + pages.frozen_bytes() >= DIRTY_BYTES_MAX
+    }
+
+    pub(super) fn maybe_checkpoint(&mut self, now_ns: u64) {
+        let (applied, _) = self.store.applied();
+        let checkpoints = &self.checkpoints;
+        if self.halted || checkpoints.running.is_some() || applied == checkpoints.last_applied {
+            return;
+        }
+        let limits = &checkpoints.thresholds;
+        let due = checkpoints.forced
+            || self.store.pages().dirty_bytes() >= limits.dirty_bytes
+            || applied - checkpoints.last_applied >= limits.log_entries
+            || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns;
+        // No meta page may state a position beyond what this member's own log has made durable.
+        if !due || self.wal.durable_index() < applied {
+            return;
+        }
+        let first_needed = self.wal.first_needed(applied + 1);
+        let position = self.wal.position();
+        let mark = LogMark {
+            position: position.to_bytes().to_vec().into(),
+            first_needed_segment: first_needed.0,
+        };
+        if let Some(job) = self.store.begin_checkpoint(mark) {
+            self.checkpoints.running = Some(Covered {
+                position,
+                first_needed,
+            });
+            self.checkpoints.last_begun_ns = now_ns;
+            self.checkpoints.last_applied = applied;
+            self.checkpoints.forced = false;
+            self.effects.push(Effect::Checkpoint(job));
+        }
+    }
+
+    pub(super) fn checkpointed(&mut self, result: io::Result<CheckpointDone>) {
+        let done = match result {
+            Ok(done) => done,
+            Err(error) => {
+                return self.halt(format!(
+                    "writing a checkpoint of the page file failed: {error}. Nothing acknowledged is lost: the log holds \
+                     it; check the disk and start again"
+                ))
+            }
+        };
+        self.store.pages_mut().checkpoint_done(done);
+        let Some(covered) = self.checkpoints.running.take() else {
+            return;
+        };
+        // Falling back to the older meta page must find its log: only what both are past may go.
+        if let Some(older) = self.checkpoints.last.replace(covered) {
+            self.wal.release(older.first_needed);
+        }
+        self.wal.checkpoint_covers(covered.position);
+        self.defragmented();
+    }
+}

@@ -1,0 +1,92 @@
+//! Raft's output to the log, and the log's completions to Raft.
+
+use super::{Effect, Member};
+use engine::wal::{AlignedBuf, Ticket};
+use raft::Ready;
+use std::io;
+
+impl Member {
+    /// Takes what Raft wants done until it wants nothing more.
+    pub(super) fn drain_ready(&mut self, now_ns: u64) {
+        while self.node.has_ready() {
+            let ready = self.node.ready();
+            self.persist(&ready);
+            if let Some(state) = &ready.soft_state {
+                self.leadership(state, now_ns);
+            }
+            self.apply_queue.extend(ready.committed);
+            for read in ready.read_states {
+                self.round_confirmed(read.context, read.index);
+            }
+            for context in ready.read_failures {
+                self.round_failed(context);
+            }
+        }
+    }
+
+    fn persist(&mut self, ready: &Ready) {
+        let hard_state = ready.hard_state.or(self.lazy_hard_state);
+        if !ready.must_sync {
+            // A commit index alone is worth no flush: it goes along with the next entries.
+            self.lazy_hard_state = hard_state;
+            return;
+        }
+        self.lazy_hard_state = None;
+        match self.wal.append(&ready.entries, hard_state.as_ref()) {
+            Ok(ticket) => self.persisting.push_back((ticket, ready.seq)),
+            // Proposals stop long before the log's bound, so only what Raft must write can meet it.
+            Err(error) => self.halt(format!("the write-ahead log cannot take more: {error}")),
+        }
+    }
+
+    /// Hands gathered batches and file work to the shell.
+    pub(super) fn emit_log_writes(&mut self, now_ns: u64) {
+        if self.halted {
+            return;
+        }
+        while let Some(write) = self.wal.next_write(now_ns) {
+            self.effects.push(Effect::WriteLog(write));
+        }
+        while let Some(op) = self.wal.next_file_op() {
+            self.effects.push(Effect::LogFile(op));
+        }
+    }
+
+    pub(super) fn log_written(&mut self, tag: u64, result: io::Result<()>, buffer: AlignedBuf) {
+        if let Err(failure) = self.wal.write_done(tag, result) {
+            return self.halt(failure.to_string());
+        }
+        self.wal.reuse(buffer);
+        self.report_durable(self.wal.durable());
+    }
+
+    pub(super) fn log_file_done(&mut self, tag: u64, result: io::Result<()>, now_ns: u64) {
+        if let Err(failure) = self.wal.file_op_done(tag, result, now_ns) {
+            self.halt(failure.to_string());
+        }
+    }
+
+    fn report_durable(&mut self, durable: Ticket) {
+        let mut newest = None;
+        while let Some((ticket, seq)) = self.persisting.front() {
+            if *ticket > durable {
+                break;
+            }
+            newest = Some(*seq);
+            self.persisting.pop_front();
+        }
+        if let Some(seq) = newest {
+            self.node.persisted(seq);
+        }
+    }
+
+    /// Nothing is acknowledged from here on; the shell ends the process with the reason.
+    pub(super) fn halt(&mut self, reason: String) {
+        if !self.halted {
+            self.halted = true;
+            self.effects
+                .retain(|effect| !matches!(effect, Effect::Reply { .. } | Effect::Stream { .. }));
+            self.effects.push(Effect::Halt(reason));
+        }
+    }
+}

@@ -1,0 +1,307 @@
+//! The member: one replica of the store, and the order in which it persists, sends, applies and replies.
+//!
+//! Flows in: [`Input`]s, one per thing that happened. Flows out: [`Effect`]s, one per thing to do. It owns the Raft node,
+//! the write-ahead log and the store, and none of the three knows the others. It reads no clock and does no I/O, so that
+//! the simulator runs the very code of the shipped server.
+//!
+//! Invariants:
+//! * an answer to a write leaves after its entry was applied, and an entry is applied after a quorum of logs has it;
+//! * a linearizable read is answered at an applied index that is at least the read index of a round begun after it arrived;
+//! * a checkpoint never contains an entry that the own log has not made durable;
+//! * after a failed log write nothing is acknowledged any more.
+
+mod apply;
+mod background;
+mod checkpoint;
+mod lease;
+mod log;
+mod maintenance;
+mod propose;
+mod read;
+mod watch;
+
+use crate::{
+    request::{CallId, Request},
+    status::Status,
+};
+use bytes::Bytes;
+pub use checkpoint::Thresholds;
+use engine::lease::RequestIds;
+use engine::{
+    page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
+    store::Store,
+    wal::{AlignedBuf, FileOp, Ticket, Wal, Write},
+    watch::StreamKey,
+};
+use propose::{Caller, Proposals};
+use proto::{etcdserverpb::InternalRaftRequest, raftpb};
+use raft::Node;
+use read::Reads;
+use std::{
+    collections::{BTreeSet, VecDeque},
+    io,
+};
+
+/// Something that happened.
+pub enum Input {
+    Ask {
+        call: CallId,
+        request: Request,
+    },
+    /// Nobody waits for the call any more.
+    Cancel {
+        call: CallId,
+    },
+    /// The reader of a stream fell behind its bound, or caught up.
+    Blocked {
+        call: CallId,
+        blocked: bool,
+    },
+    LogWritten {
+        tag: u64,
+        result: io::Result<()>,
+        /// The write's buffer, to be used again.
+        buffer: AlignedBuf,
+    },
+    LogFile {
+        tag: u64,
+        result: io::Result<()>,
+    },
+    Fetched {
+        done: FetchDone,
+    },
+    Checkpointed {
+        result: io::Result<CheckpointDone>,
+    },
+    /// The regular pulse, at least twice per tick.
+    Pulse,
+    /// A moment for background work.
+    Work,
+}
+
+/// Something to be done.
+pub enum Effect {
+    Reply {
+        call: CallId,
+        result: Result<Bytes, Status>,
+    },
+    Stream {
+        call: CallId,
+        message: Bytes,
+    },
+    End {
+        call: CallId,
+        status: Option<Status>,
+    },
+    WriteLog(Write),
+    LogFile(FileOp),
+    Fetch(FetchJob),
+    Checkpoint(CheckpointJob),
+    Halt(String),
+}
+
+/// What the member is told about itself.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub cluster_id: u64,
+    pub member_id: u64,
+    pub name: String,
+    pub client_urls: Vec<String>,
+    pub version: &'static str,
+    pub cluster_version: &'static str,
+    pub tick_ns: u64,
+    pub election_ticks: u32,
+    pub request_bytes_max: usize,
+    pub txn_ops_max: usize,
+    /// Names proposals and leases.
+    pub request_ids: RequestIds,
+    /// Draws the jitter of watch streams.
+    pub seed: u64,
+    pub checkpoint: checkpoint::Thresholds,
+}
+
+impl Config {
+    /// How long a proposal or a read round may take: 5 s and two election timeouts.
+    pub fn request_timeout_ns(&self) -> u64 {
+        5_000_000_000 + 2 * self.tick_ns * u64::from(self.election_ticks)
+    }
+}
+
+pub struct Member {
+    config: Config,
+    node: Node,
+    wal: Wal,
+    store: Store,
+    effects: Vec<Effect>,
+    /// Log appends on their way to the disk, with the Raft output that each carries.
+    persisting: VecDeque<(Ticket, u64)>,
+    /// A newer commit index that waits for company.
+    lazy_hard_state: Option<raftpb::HardState>,
+    apply_queue: VecDeque<raftpb::Entry>,
+    proposals: Proposals,
+    /// Proposals that found no leader.
+    leaderless: VecDeque<(Box<InternalRaftRequest>, Caller)>,
+    reads: Reads,
+    background: background::Background,
+    checkpoints: checkpoint::Checkpoints,
+    leases: lease::Leases,
+    /// Watch streams that the hub knows.
+    watch_streams: BTreeSet<StreamKey>,
+    /// Callers of Defragment.
+    defragmentations: Vec<CallId>,
+    next_tick_ns: u64,
+    introduced: Introduction,
+    halted: bool,
+}
+
+/// How far this member is with telling the cluster its name and addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Introduction {
+    Wanted,
+    Proposed,
+    Done,
+}
+
+impl Member {
+    /// A member whose store and log are recovered; it does nothing before its first input.
+    pub fn new(config: Config, node: Node, wal: Wal, store: Store) -> Member {
+        Member {
+            checkpoints: checkpoint::Checkpoints::new(config.checkpoint),
+            config,
+            node,
+            wal,
+            store,
+            effects: Vec::new(),
+            persisting: VecDeque::new(),
+            lazy_hard_state: None,
+            apply_queue: VecDeque::new(),
+            proposals: Proposals::default(),
+            leaderless: VecDeque::new(),
+            reads: Reads::default(),
+            background: background::Background::default(),
+            leases: lease::Leases::default(),
+            watch_streams: BTreeSet::new(),
+            defragmentations: Vec::new(),
+            next_tick_ns: 0,
+            introduced: Introduction::Wanted,
+            halted: false,
+        }
+    }
+
+    pub fn tick_ns(&self) -> u64 {
+        self.config.tick_ns
+    }
+
+    pub fn has_leader(&self) -> bool {
+        self.node.leader() != 0
+    }
+
+    /// Whether clients can be served: the member knows a leader and the cluster knows the member.
+    pub fn is_ready(&self) -> bool {
+        self.introduced == Introduction::Done && self.has_leader()
+    }
+
+    /// Calls that wait for the log or for a read round.
+    pub fn calls_waiting(&self) -> usize {
+        self.proposals.len() + self.reads.waiting()
+    }
+
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Takes in one thing that happened. [`Member::settle`] draws the conclusions.
+    pub fn step(&mut self, input: Input, now_ns: u64) {
+        match input {
+            Input::Ask { call, request } => self.ask(call, request, now_ns),
+            Input::Cancel { call } => self.cancel(call),
+            Input::Blocked { call, blocked } => self.set_blocked(call, blocked),
+            Input::LogWritten {
+                tag,
+                result,
+                buffer,
+            } => self.log_written(tag, result, buffer),
+            Input::LogFile { tag, result } => self.log_file_done(tag, result, now_ns),
+            Input::Fetched { done } => self.fetched(done),
+            Input::Checkpointed { result } => self.checkpointed(result),
+            Input::Pulse => self.pulse(now_ns),
+            Input::Work => self.work(),
+        }
+    }
+
+    /// Runs Raft, the log, apply and reads until nothing follows from what is known. One call covers all inputs of a
+    /// turn, so that they share a batch.
+    pub fn settle(&mut self, now_ns: u64) {
+        if self.halted {
+            return;
+        }
+        self.begin_round();
+        loop {
+            self.drain_ready(now_ns);
+            self.apply_committed(now_ns);
+            if !self.node.has_ready() {
+                break;
+            }
+        }
+        self.introduce();
+        self.run_reads(now_ns);
+        self.emit_log_writes(now_ns);
+        self.emit_watch_events();
+        self.maybe_checkpoint(now_ns);
+    }
+
+    pub fn take_effects(&mut self, into: &mut Vec<Effect>) {
+        into.append(&mut self.effects);
+    }
+
+    fn ask(&mut self, call: CallId, request: Request, now_ns: u64) {
+        match request {
+            Request::Put(_)
+            | Request::DeleteRange(_)
+            | Request::Compact(_)
+            | Request::LeaseGrant(_)
+            | Request::LeaseRevoke(_)
+            | Request::Alarm(_) => self.ask_write(call, request, now_ns),
+            Request::Txn(ref txn) if !read::is_read_only(txn) => {
+                self.ask_write(call, request, now_ns)
+            }
+            Request::Watch(watch) => self.ask_watch(call, watch, now_ns),
+            Request::Defragment => self.defragment(call),
+            Request::MoveLeader(request) => self.move_leader(call, request.target_id),
+            _ => self.ask_read(call, request, now_ns),
+        }
+    }
+
+    fn cancel(&mut self, call: CallId) {
+        self.proposals.forget(call);
+        self.reads.forget(call);
+        self.leases.forget(call);
+        self.close_watch(call);
+    }
+
+    fn pulse(&mut self, now_ns: u64) {
+        if self.next_tick_ns == 0 {
+            self.next_tick_ns = now_ns + self.config.tick_ns;
+        }
+        if !self.has_leader()
+            && self
+                .node
+                .configuration()
+                .voters
+                .is_only(self.config.member_id)
+        {
+            // Nobody else could lead: no reason to wait for an election timeout.
+            self.node.campaign();
+        }
+        if now_ns >= self.next_tick_ns {
+            self.next_tick_ns = now_ns + self.config.tick_ns;
+            self.node.tick();
+            self.expire_proposals(now_ns);
+            self.expire_reads(now_ns);
+            self.retry_leaderless();
+        }
+        self.wal.on_timer(now_ns);
+        self.expire_leases(now_ns);
+        self.watch_timer(now_ns);
+    }
+}

@@ -1,0 +1,307 @@
+//! From a write request to a log entry, and the callers that wait for it.
+
+use super::{Effect, Member};
+use crate::{
+    request::{CallId, Request},
+    status::Status,
+};
+use bytes::Bytes;
+use engine::{
+    error::RequestError,
+    store::{
+        quota, validate,
+        wrap::{wrap_direct_ranges, Wrapped},
+    },
+};
+use prost::Message;
+use proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use raft::ProposeError;
+use std::collections::VecDeque;
+
+/// Entries that may be committed and not yet applied before new proposals are refused, as in etcd.
+const APPLY_BACKLOG_ENTRIES_MAX: u64 = 5_000;
+/// Proposals in flight, whatever their size; above it the caller is told to slow down.
+const PROPOSALS_IN_FLIGHT_MAX: usize = 100_000;
+
+/// A proposal of this member that is not applied yet.
+pub(super) struct Proposal {
+    pub term: u64,
+    pub index: u64,
+    pub request: Box<InternalRaftRequest>,
+    /// `None` once the caller was told that it took too long, or left.
+    pub caller: Option<Caller>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Caller {
+    pub call: CallId,
+    pub deadline_ns: u64,
+    /// Direct ranges of the transaction that were nested: the answer is put back into the client's form.
+    pub wrapped: Wrapped,
+    /// A compaction that is answered only when its rows are gone.
+    pub physical: bool,
+}
+
+/// Proposals in the order of their indexes.
+#[derive(Default)]
+pub(super) struct Proposals {
+    queue: VecDeque<Proposal>,
+}
+
+impl Proposals {
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    fn push(&mut self, proposal: Proposal) {
+        debug_assert!(self
+            .queue
+            .back()
+            .is_none_or(|last| last.index < proposal.index));
+        self.queue.push_back(proposal);
+    }
+
+    /// The proposal that became this entry. What stands before it was overwritten by another leader.
+    pub fn take(&mut self, index: u64, term: u64, lost: &mut Vec<Caller>) -> Option<Proposal> {
+        while let Some(first) = self.queue.front() {
+            if first.index > index {
+                return None;
+            }
+            let proposal = self.queue.pop_front()?;
+            if proposal.index == index && proposal.term == term {
+                return Some(proposal);
+            }
+            lost.extend(proposal.caller);
+        }
+        None
+    }
+
+    /// Takes the callers whose time is up. Their proposals stay: they may still be applied.
+    pub fn expire(&mut self, now_ns: u64, expired: &mut Vec<Caller>) {
+        for proposal in &mut self.queue {
+            if proposal
+                .caller
+                .as_ref()
+                .is_some_and(|caller| caller.deadline_ns <= now_ns)
+            {
+                expired.extend(proposal.caller.take());
+            }
+        }
+    }
+
+    /// Takes back what could not be applied yet.
+    pub fn put_back(&mut self, proposal: Proposal) {
+        self.queue.push_front(proposal);
+    }
+
+    pub fn forget(&mut self, call: CallId) {
+        for proposal in &mut self.queue {
+            if proposal
+                .caller
+                .as_ref()
+                .is_some_and(|caller| caller.call == call)
+            {
+                proposal.caller = None;
+            }
+        }
+    }
+}
+
+impl Member {
+    /// Validates a write and proposes it; a refusal is answered at once.
+    pub(super) fn ask_write(&mut self, call: CallId, request: Request, now_ns: u64) {
+        if let Err(status) = self.try_write(call, request, now_ns) {
+            self.reply(call, Err(status));
+        }
+    }
+
+    fn try_write(&mut self, call: CallId, request: Request, now_ns: u64) -> Result<(), Status> {
+        let mut wrapped = Wrapped::default();
+        let mut physical = false;
+        let mut revoked = None;
+        let mut entry = Box::<InternalRaftRequest>::default();
+        match request {
+            Request::Put(put) => {
+                self.admit(quota::put_cost(&put))?;
+                validate::validate_put(&put)?;
+                entry.put = Some(put);
+            }
+            Request::DeleteRange(delete) => {
+                validate::validate_delete_range(&delete)?;
+                entry.delete_range = Some(delete);
+            }
+            Request::Txn(mut txn) => {
+                self.admit(quota::txn_cost(&txn))?;
+                validate::validate_txn(&txn, self.config.txn_ops_max)?;
+                let size = txn.encoded_len();
+                self.refuse_too_large(size)?;
+                let mixed = self
+                    .store
+                    .cluster_version()
+                    .is_none_or(|v| (v.major, v.minor) < (3, 7));
+                if mixed {
+                    wrapped = wrap_direct_ranges(&mut txn, false);
+                }
+                entry.txn = Some(*txn);
+            }
+            Request::Compact(compaction) => {
+                physical = compaction.physical;
+                entry.compaction = Some(compaction);
+            }
+            Request::LeaseGrant(mut grant) => {
+                self.admit(quota::lease_grant_cost(&grant))?;
+                validate::validate_lease_grant(&grant)?;
+                if grant.id == 0 {
+                    grant.id = self.config.request_ids.next_lease_id();
+                }
+                entry.lease_grant = Some(grant);
+            }
+            Request::LeaseRevoke(revoke) => {
+                revoked = Some(revoke.id);
+                entry.lease_revoke = Some(revoke);
+            }
+            Request::Alarm(alarm) => entry.alarm = Some(alarm),
+            _ => return Err(RequestError::UnknownMethod.into()),
+        }
+        let caller = Caller {
+            call,
+            deadline_ns: now_ns + self.config.request_timeout_ns(),
+            wrapped,
+            physical,
+        };
+        self.propose(entry, Some(caller))?;
+        if let Some(lease) = revoked {
+            self.note_revoke(lease);
+        }
+        Ok(())
+    }
+
+    /// Refuses what would exceed the quota, and raises the alarm.
+    fn admit(&mut self, cost_bytes: u64) -> Result<(), Status> {
+        if cost_bytes == 0 {
+            return Ok(());
+        }
+        if self.store.no_space_alarm() {
+            return Err(RequestError::NoSpace.into());
+        }
+        if self.store.over_quota(cost_bytes) {
+            self.raise_no_space();
+            return Err(RequestError::NoSpace.into());
+        }
+        Ok(())
+    }
+
+    pub(super) fn raise_no_space(&mut self) {
+        let mut alarm = pb::AlarmRequest {
+            member_id: self.config.member_id,
+            ..Default::default()
+        };
+        alarm.set_action(pb::alarm_request::AlarmAction::Activate);
+        alarm.set_alarm(pb::AlarmType::Nospace);
+        let entry = Box::new(InternalRaftRequest {
+            alarm: Some(alarm),
+            ..Default::default()
+        });
+        // Refused proposals are followed by others that find the store as full and try again.
+        let _ = self.propose(entry, None);
+    }
+
+    fn refuse_too_large(&self, bytes: usize) -> Result<(), Status> {
+        if bytes > self.config.request_bytes_max {
+            return Err(RequestError::RequestTooLarge.into());
+        }
+        Ok(())
+    }
+
+    /// Hands an entry to Raft; the caller, if any, is answered when it is applied.
+    pub(super) fn propose(
+        &mut self,
+        mut request: Box<InternalRaftRequest>,
+        caller: Option<Caller>,
+    ) -> Result<(), Status> {
+        if self.halted {
+            return Err(RequestError::Stopped.into());
+        }
+        let (applied, _) = self.store.applied();
+        if self.node.commit_index() > applied + APPLY_BACKLOG_ENTRIES_MAX
+            || self.proposals.len() >= PROPOSALS_IN_FLIGHT_MAX
+            || !self.wal.has_room()
+            || self.is_full()
+        {
+            return Err(RequestError::TooManyRequests.into());
+        }
+        let id = self.next_request_id();
+        request.header = Some(pb::RequestHeader {
+            id,
+            ..Default::default()
+        });
+        let data = Bytes::from(request.encode_to_vec());
+        self.refuse_too_large(data.len())?;
+        match self.node.propose(data) {
+            Ok(proposed) => {
+                self.plan(&request);
+                self.proposals.push(Proposal {
+                    term: proposed.term,
+                    index: proposed.index,
+                    request,
+                    caller,
+                });
+                Ok(())
+            }
+            Err(ProposeError::Dropped) => {
+                if let Some(caller) = caller {
+                    self.leaderless.push_back((request, caller));
+                }
+                Ok(())
+            }
+            Err(_) => Err(RequestError::TooManyRequests.into()),
+        }
+    }
+
+    /// Starts fetching the pages that applying the entry will need, so that they arrive while it is being written.
+    fn plan(&mut self, request: &InternalRaftRequest) {
+        let mut missing = engine::page::Miss::default();
+        self.store.plan(request, &mut missing);
+        self.fetch(&missing);
+    }
+
+    /// Proposals that found no leader go in as soon as there is one.
+    pub(super) fn retry_leaderless(&mut self) {
+        for _ in 0..self.leaderless.len() {
+            let Some((request, caller)) = self.leaderless.pop_front() else {
+                break;
+            };
+            let call = caller.call;
+            if let Err(status) = self.propose(request, Some(caller)) {
+                self.reply(call, Err(status));
+            }
+        }
+    }
+
+    /// Tells callers whose time is up; what they asked for may still happen, and the text says so.
+    pub(super) fn expire_proposals(&mut self, now_ns: u64) {
+        let mut expired = Vec::new();
+        self.proposals.expire(now_ns, &mut expired);
+        for caller in expired {
+            self.reply(caller.call, Err(RequestError::Timeout.into()));
+        }
+        while let Some((_, caller)) = self.leaderless.front() {
+            if caller.deadline_ns > now_ns {
+                break;
+            }
+            let call = caller.call;
+            self.leaderless.pop_front();
+            self.reply(call, Err(RequestError::DeadlineExceeded.into()));
+        }
+    }
+
+    pub(super) fn next_request_id(&mut self) -> u64 {
+        self.config.request_ids.next_id()
+    }
+
+    pub(super) fn reply(&mut self, call: CallId, result: Result<Bytes, Status>) {
+        if call != CallId::NOBODY {
+            self.effects.push(Effect::Reply { call, result });
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Reads: the linearizable ones wait for a read-index round, all of them for their pages.
+
+use super::{Effect, Member};
+use crate::{
+    request::{CallId, Request},
+    status::Status,
+};
+use bytes::Bytes;
+use engine::{error::RequestError, page::Miss};
+use prost::Message;
+use proto::etcdserverpb as pb;
+use std::collections::VecDeque;
+
+/// Reads waiting for rounds or pages; above it the caller is told to slow down.
+const READS_WAITING_MAX: usize = 200_000;
+
+pub(super) struct Read {
+    pub call: CallId,
+    pub request: Request,
+    pub deadline_ns: u64,
+}
+
+/// One read-index round and the reads that it answers.
+struct Round {
+    context: u64,
+    /// The leader that was asked.
+    leader: u64,
+    /// Known once a quorum confirmed the leader.
+    index: Option<u64>,
+    reads: Vec<Read>,
+}
+
+#[derive(Default)]
+pub(super) struct Reads {
+    /// Arrived since the last round began.
+    unread: Vec<Read>,
+    rounds: VecDeque<Round>,
+    /// Confirmed reads that wait for pages.
+    parked: Vec<Read>,
+    next_context: u64,
+    pages_arrived: bool,
+}
+
+impl Reads {
+    pub fn waiting(&self) -> usize {
+        self.unread.len()
+            + self.parked.len()
+            + self
+                .rounds
+                .iter()
+                .map(|round| round.reads.len())
+                .sum::<usize>()
+    }
+
+    pub fn pages_arrived(&mut self) {
+        self.pages_arrived = true;
+    }
+
+    pub fn forget(&mut self, call: CallId) {
+        self.unread.retain(|read| read.call != call);
+        self.parked.retain(|read| read.call != call);
+        for round in &mut self.rounds {
+            round.reads.retain(|read| read.call != call);
+        }
+    }
+}
+
+/// A transaction whose operations are all ranges is not proposed. A nested one counts as a write.
+pub(super) fn is_read_only(txn: &pb::TxnRequest) -> bool {
+    txn.success
+        .iter()
+        .chain(&txn.failure)
+        .all(|op| matches!(op.request, Some(pb::request_op::Request::RequestRange(_))))
+}
+
+/// Whether a request needs a confirmed leader before it is answered.
+pub(super) fn is_linearizable(request: &Request) -> bool {
+    match request {
+        Request::Range(range) | Request::RangeStream(range) => !range.serializable,
+        Request::Txn(txn) => txn.success.iter().chain(&txn.failure).any(|op| {
+            !matches!(&op.request, Some(pb::request_op::Request::RequestRange(range)) if range.serializable)
+        }),
+        Request::MemberList(list) => list.linearizable,
+        // A renewal is confirmed by a quorum round that began after it arrived.
+        Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) => true,
+        Request::Downgrade(_) => true,
+        _ => false,
+    }
+}
+
+impl Member {
+    pub(super) fn ask_read(&mut self, call: CallId, request: Request, now_ns: u64) {
+        if self.reads.waiting() >= READS_WAITING_MAX {
+            return self.refuse(call, &request, RequestError::TooManyRequests.into());
+        }
+        let read = Read {
+            call,
+            deadline_ns: now_ns + self.config.request_timeout_ns(),
+            request,
+        };
+        if is_linearizable(&read.request) {
+            self.reads.unread.push(read);
+        } else {
+            self.try_read(read, now_ns);
+        }
+    }
+
+    /// Begins one round for everything that arrived since the last one.
+    pub(super) fn begin_round(&mut self) {
+        if self.reads.unread.is_empty() || !self.has_leader() {
+            return; // reads wait for a leader, as long as their time lasts
+        }
+        self.reads.next_context += 1;
+        let context = self.reads.next_context;
+        let reads = std::mem::take(&mut self.reads.unread);
+        self.reads.rounds.push_back(Round {
+            context,
+            leader: self.node.leader(),
+            index: None,
+            reads,
+        });
+        self.node.read_index(context);
+    }
+
+    pub(super) fn round_confirmed(&mut self, context: u64, index: u64) {
+        if let Some(round) = self
+            .reads
+            .rounds
+            .iter_mut()
+            .find(|round| round.context == context)
+        {
+            round.index = Some(index);
+        }
+    }
+
+    /// The round came to nothing: either its leader is gone, or it could not answer yet.
+    pub(super) fn round_failed(&mut self, context: u64) {
+        if let Some(at) = self
+            .reads
+            .rounds
+            .iter()
+            .position(|round| round.context == context)
+        {
+            if let Some(round) = self.reads.rounds.remove(at) {
+                let same_leader = round.leader == self.node.leader();
+                for read in round.reads {
+                    if same_leader {
+                        self.reads.unread.push(read);
+                    } else {
+                        let status = RequestError::LeaderChanged.into();
+                        self.refuse(read.call, &read.request, status);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Answers the reads whose round is confirmed and whose index is applied, and retries those whose pages came.
+    pub(super) fn run_reads(&mut self, now_ns: u64) {
+        if std::mem::take(&mut self.reads.pages_arrived) {
+            for read in std::mem::take(&mut self.reads.parked) {
+                self.try_read(read, now_ns);
+            }
+        }
+        let (applied, _) = self.store.applied();
+        while let Some(round) = self.reads.rounds.front() {
+            if round.index.is_none_or(|index| index > applied) {
+                break;
+            }
+            if let Some(round) = self.reads.rounds.pop_front() {
+                for read in round.reads {
+                    self.try_read(read, now_ns);
+                }
+            }
+        }
+    }
+
+    pub(super) fn expire_reads(&mut self, now_ns: u64) {
+        let mut expired = Vec::new();
+        let mut sweep = |reads: &mut Vec<Read>| {
+            let mut at = 0;
+            while at < reads.len() {
+                if reads[at].deadline_ns <= now_ns {
+                    expired.push(reads.remove(at));
+                } else {
+                    at += 1;
+                }
+            }
+        };
+        sweep(&mut self.reads.unread);
+        for round in &mut self.reads.rounds {
+            sweep(&mut round.reads);
+        }
+        self.reads
+            .rounds
+            .retain(|round| !round.reads.is_empty() || round.index.is_none());
+        for read in expired {
+            self.refuse(read.call, &read.request, RequestError::Timeout.into());
+        }
+    }
+
+    /// Ends a read without an answer. A keep-alive is a message of a stream: its refusal ends that.
+    pub(super) fn refuse(&mut self, call: CallId, request: &Request, status: Status) {
+        match request {
+            Request::LeaseKeepAlive(_) => self.end_keep_alive(call, status),
+            Request::RangeStream(_) => self.effects.push(Effect::End {
+                call,
+                status: Some(status),
+            }),
+            _ => self.reply(call, Err(status)),
+        }
+    }
+
+    fn try_read(&mut self, read: Read, now_ns: u64) {
+        match self.read(&read, now_ns) {
+            Ok(()) => {}
+            Err(miss) => {
+                self.fetch(&miss);
+                self.reads.parked.push(read);
+            }
+        }
+    }
+
+    /// Answers a read, or names the pages that it lacks.
+    fn read(&mut self, read: &Read, now_ns: u64) -> Result<(), Miss> {
+        let call = read.call;
+        match &read.request {
+            Request::Range(range) => {
+                let mut out = Vec::new();
+                let header = self.header(self.store.revision());
+                let result = self.store.range_encoded(range, &header, &mut out)?;
+                self.reply(call, result.map(|()| out.into()).map_err(Status::from));
+            }
+            Request::Txn(txn) => {
+                let result = self.store.txn_read_only(txn)?;
+                let result = result.map(|mut response| {
+                    let revision = self.store.revision();
+                    response.header = Some(self.header(revision));
+                    encode(&response)
+                });
+                self.reply(call, result.map_err(Status::from));
+            }
+            Request::RangeStream(range) => self.range_stream(call, range)?,
+            Request::MemberList(_) => {
+                let response = pb::MemberListResponse {
+                    header: Some(self.header(0)),
+                    members: self.store.member_list(),
+                };
+                self.reply(call, Ok(encode(&response)));
+            }
+            Request::LeaseKeepAlive(keep_alive) => self.keep_alive(call, keep_alive.id, now_ns),
+            Request::LeaseTimeToLive(request) => self.time_to_live(call, request, now_ns)?,
+            Request::LeaseLeases => self.lease_leases(call),
+            Request::Status => self.status(call),
+            Request::Hash => self.hash(call),
+            Request::HashKv(request) => self.hash_kv(call, request.revision),
+            Request::Downgrade(request) => self.downgrade(call, request),
+            _ => self.reply(call, Err(RequestError::UnknownMethod.into())),
+        }
+        Ok(())
+    }
+
+    pub(super) fn header(&self, revision: i64) -> pb::ResponseHeader {
+        pb::ResponseHeader {
+            cluster_id: self.config.cluster_id,
+            member_id: self.config.member_id,
+            revision,
+            raft_term: self.node.term(),
+        }
+    }
+}
+
+pub(super) fn encode(message: &impl Message) -> Bytes {
+    message.encode_to_vec().into()
+}

@@ -1,0 +1,51 @@
+//! What the front asks of the member: decoded, validated calls.
+
+use proto::etcdserverpb as pb;
+
+/// Names a call: the connection in the upper half, its HTTP/2 stream in the lower one. Calls that the server makes of
+/// itself (locks, elections) use the connection number [`CallId::INTERNAL_CONNECTION`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CallId(pub u64);
+
+impl CallId {
+    pub const INTERNAL_CONNECTION: u32 = u32::MAX;
+    /// A proposal or read that nobody waits for.
+    pub const NOBODY: CallId = CallId(u64::MAX);
+
+    pub fn new(connection: u32, stream: u32) -> CallId {
+        CallId(u64::from(connection) << 32 | u64::from(stream))
+    }
+
+    pub fn connection(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+
+    pub fn stream(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+/// A decoded request that passed the checks which need no state.
+#[derive(Clone, Debug)]
+pub enum Request {
+    Range(pb::RangeRequest),
+    RangeStream(pb::RangeRequest),
+    Put(pb::PutRequest),
+    DeleteRange(pb::DeleteRangeRequest),
+    Txn(Box<pb::TxnRequest>),
+    Compact(pb::CompactionRequest),
+    Watch(pb::WatchRequest),
+    LeaseGrant(pb::LeaseGrantRequest),
+    LeaseRevoke(pb::LeaseRevokeRequest),
+    LeaseKeepAlive(pb::LeaseKeepAliveRequest),
+    LeaseTimeToLive(pb::LeaseTimeToLiveRequest),
+    LeaseLeases,
+    MemberList(pb::MemberListRequest),
+    Alarm(pb::AlarmRequest),
+    Status,
+    Defragment,
+    Hash,
+    HashKv(pb::HashKvRequest),
+    MoveLeader(pb::MoveLeaderRequest),
+    Downgrade(pb::DowngradeRequest),
+}

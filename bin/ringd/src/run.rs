@@ -1,0 +1,198 @@
+//! The life of the process: configuration, checks, start, service, stop.
+
+use crate::logging::Log;
+use crate::{
+    bootstrap, config,
+    config::{Config, Loaded},
+    front::Front,
+    info, methods,
+    process::{self, Signal, Signals},
+    server::Server,
+    services::Limits,
+    shell::{Ended, Shell, WalIo},
+    warn,
+};
+use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
+use net::driver::Listener;
+use std::{
+    error::Error,
+    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    sync::Arc,
+};
+
+/// Registered memory of the executor: small, because the log has its own buffers and sockets need none.
+const IO_MEMORY_BYTES: usize = 1 << 20;
+const RING_DEPTH: usize = 256;
+/// A message may be this much larger than `--max-request-bytes` before gRPC refuses it.
+const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// Runs the server and returns the exit code, unless a signal ends the process.
+pub fn run() -> i32 {
+    let loaded = match config::load(std::env::args_os(), std::env::vars_os()) {
+        Ok(loaded) => loaded,
+        Err(exit) => return exit.report(),
+    };
+    let log = match loaded.open_log() {
+        Ok(log) => log,
+        Err(exit) => return exit.report(),
+    };
+    loaded.announce(&log);
+    match serve(&loaded, &log) {
+        Ok(Some(signal)) => {
+            info!(log, "closed etcd server", "name" => loaded.config.name.as_str());
+            process::reraise(signal)
+        }
+        Ok(None) => 1,
+        Err(error) => {
+            let text = error.to_string();
+            warn!(log, "failed to start etcd", "error" => text.as_str());
+            log.fatal(
+                file!(),
+                "discovery failed",
+                &[("error", text.as_str().into())],
+            );
+            1
+        }
+    }
+}
+
+/// `Ok(Some)`: stopped by a signal. `Ok(None)`: the member could not go on; the log says why.
+fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
+    let config = &loaded.config;
+    process::preflight()?;
+    let signals = Signals::block()?;
+    let directory = process::open_data_directory(config)?;
+    for note in &directory.notes {
+        log.record(note);
+    }
+    info!(log, "configuring peer listeners",
+        "listen-peer-urls" => crate::logging::Value::strs(&config.listen_peer_urls));
+    let peers = bind(&config.listen_peer_urls)?;
+    info!(log, "configuring client listeners",
+        "listen-client-urls" => crate::logging::Value::strs(&config.listen_client_urls));
+    let clients = bind(&config.listen_client_urls)?;
+    log.record(&config.start_record(directory.initialized));
+    let started = bootstrap::start(config)?;
+    for note in &started.notes {
+        warn!(log, "recovered the data directory", "note" => note.as_str());
+    }
+    info!(log, "starting local member",
+        "local-member-id" => format!("{:x}", started.member_id),
+        "cluster-id" => format!("{:x}", started.cluster_id));
+    engine::map::install_fault_guard()?;
+    let executor = LocalExecutorBuilder::new(Placement::Unbound)
+        .name("core")
+        .io_memory(IO_MEMORY_BYTES)
+        .ring_depth(RING_DEPTH)
+        .blocking_thread_pool_placement(PoolPlacement::Unbound(1))
+        .make()
+        .map_err(|error| format!("the io_uring executor cannot start: {error}"))?;
+    let limits = Limits {
+        txn_ops_max: config.max_txn_ops as usize,
+        request_bytes_max: config.max_request_bytes as usize,
+    };
+    let methods: &'static net::grpc::Methods = Box::leak(Box::new(methods::table()));
+    let front = Front::new(methods, Arc::new(front_config(config)), limits);
+    let server = Server::new(front, started.member);
+    let wal_io = match config.wal_io {
+        config::WalIo::Auto => WalIo::Auto,
+        config::WalIo::Thread => WalIo::Thread,
+        config::WalIo::Inline => WalIo::Inline,
+        config::WalIo::Ring => {
+            return Err("--wal-io=ring is not there yet: choose auto, thread or inline".into())
+        }
+    };
+    let shell = Shell::new(server, started.files, wal_io)?;
+    if let Some(found) = &shell.measured {
+        info!(log, "measured the write-ahead log's directory",
+            "direct" => found.direct,
+            "inline-p50-us" => found.inline_p50_ns / 1000,
+            "inline-p99.9-us" => found.inline_p999_ns / 1000,
+            "thread-p50-us" => found.thread_p50_ns / 1000);
+    }
+    let stopper = shell.stopper();
+    let signal_log = log.clone();
+    std::thread::Builder::new()
+        .name("signals".into())
+        .spawn(move || {
+            if let Ok(signal) = signals.wait() {
+                info!(signal_log, "received signal; shutting down", "signal" => signal.as_str());
+                stopper.stop(signal);
+            }
+        })?;
+    let ended = executor.run(async {
+        let mut listeners = Vec::new();
+        for (listener, _) in clients {
+            listeners.push(Listener::from_std(listener)?);
+        }
+        Ok::<_, std::io::Error>(shell.serve(listeners, || announce_ready(config, log)).await)
+    })?;
+    drop(peers);
+    match ended {
+        Ended::Signal(signal) => Ok(Some(signal)),
+        Ended::Halted(reason) => {
+            log.fatal(
+                file!(),
+                "the member cannot go on",
+                &[("error", reason.as_str().into())],
+            );
+            Ok(None)
+        }
+    }
+}
+
+fn announce_ready(config: &Config, log: &Log) {
+    info!(log, "ready to serve client requests");
+    process::notify_ready(log);
+    for url in &config.listen_client_urls {
+        info!(log, "serving client traffic insecurely; this is strongly discouraged!",
+            "traffic" => "grpc", "address" => url.address());
+    }
+}
+
+fn front_config(config: &Config) -> net::grpc::Config {
+    net::grpc::Config {
+        request_bytes_max: config.max_request_bytes as usize + RECEIVE_OVERHEAD_BYTES,
+        concurrent_streams_max: config.max_concurrent_streams,
+        ..Default::default()
+    }
+}
+
+/// Binds every address of the URLs; a host name stands for its addresses.
+fn bind(urls: &[config::Url]) -> Result<Vec<(TcpListener, SocketAddr)>, Box<dyn Error>> {
+    let mut listeners = Vec::new();
+    for url in urls {
+        let port = url
+            .port()
+            .ok_or_else(|| format!("URL without a port: {url}"))?;
+        let mut bound = 0;
+        let mut last = None;
+        let addresses: Vec<SocketAddr> = (url.host(), port).to_socket_addrs()?.collect();
+        for address in addresses {
+            match TcpListener::bind(address) {
+                Ok(listener) => {
+                    bound += 1;
+                    listeners.push((listener, address));
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::AddrNotAvailable => {
+                    last = Some((address, error))
+                }
+                Err(error) => return Err(bind_error(address, &error).into()),
+            }
+        }
+        if let (0, Some((address, error))) = (bound, last) {
+            return Err(bind_error(address, &error).into());
+        }
+    }
+    Ok(listeners)
+}
+
+fn bind_error(address: SocketAddr, error: &std::io::Error) -> String {
+    let reason = match error.kind() {
+        std::io::ErrorKind::AddrInUse => "address already in use".to_string(),
+        std::io::ErrorKind::AddrNotAvailable => "cannot assign requested address".to_string(),
+        std::io::ErrorKind::PermissionDenied => "permission denied".to_string(),
+        _ => error.to_string(),
+    };
+    format!("listen tcp {address}: bind: {reason}")
+}

@@ -1,0 +1,66 @@
+//! Checks of the maintenance calls.
+
+use crate::status::{code, Status};
+use proto::etcdserverpb as pb;
+
+/// Refuses what makes etcd itself crash: an unknown action, and raising an alarm of an unknown type.
+pub fn alarm(request: pb::AlarmRequest) -> Result<pb::AlarmRequest, Status> {
+    let action = pb::alarm_request::AlarmAction::try_from(request.action);
+    let unknown_type = pb::AlarmType::try_from(request.alarm).is_err();
+    match action {
+        Err(_) => Err(Status::new(
+            code::INVALID_ARGUMENT,
+            "etcdserver: unknown alarm action",
+        )),
+        Ok(pb::alarm_request::AlarmAction::Activate) if unknown_type => Err(Status::new(
+            code::INVALID_ARGUMENT,
+            "etcdserver: unknown alarm type",
+        )),
+        Ok(_) => Ok(request),
+    }
+}
+
+/// An unknown action is refused before anything else, a malformed version before the cluster is asked.
+pub fn downgrade(request: pb::DowngradeRequest) -> Result<pb::DowngradeRequest, Status> {
+    use pb::downgrade_request::DowngradeAction as Action;
+    match Action::try_from(request.action) {
+        Err(_) => Err(Status::new(code::UNKNOWN, "etcdserver: unknown method")),
+        Ok(Action::Cancel) => Ok(request),
+        Ok(Action::Validate | Action::Enable) => match parse_version(&request.version) {
+            Some(_) => Ok(request),
+            None => Err(Status::new(
+                code::INVALID_ARGUMENT,
+                "etcdserver: wrong downgrade target version format",
+            )),
+        },
+    }
+}
+
+/// `major.minor` or `major.minor.patch`: the first two numbers.
+pub fn parse_version(text: &str) -> Option<(u64, u64)> {
+    let numbers: Option<Vec<u64>> = text
+        .split('.')
+        .map(|part| {
+            let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+            digits.then(|| part.parse().ok()).flatten()
+        })
+        .collect();
+    match numbers?.as_slice() {
+        [major, minor] | [major, minor, _] => Some((*major, *minor)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_have_two_or_three_numbers() {
+        assert_eq!(parse_version("3.4"), Some((3, 4)));
+        assert_eq!(parse_version("3.4.99"), Some((3, 4)));
+        for bad in ["", "3", "x", "3.4.0.0", "v3.4.0", "3.", "+3.4"] {
+            assert_eq!(parse_version(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,470 @@
+//! The shell: one glommio executor that maps each operation to one system call and each completion to one input.
+//!
+//! Tasks: one accepts per listener, one reads per connection, and the pump. Readers hand bytes to the server and wake the
+//! pump; the pump runs after them, lets the server settle, carries its operations out and sends what waits in the
+//! connections. So everything that arrived in one turn of the ring shares one Raft batch, one flush and few sends.
+
+mod log_io;
+mod mailbox;
+mod pool;
+
+use crate::{
+    member::Input,
+    process::Signal,
+    server::{Operation, Server},
+};
+use engine::{
+    page::{CheckpointJob, Progress},
+    wal::driver::LogFiles,
+};
+use log_io::LogIo;
+pub use log_io::WalIo;
+use mailbox::Mailbox;
+use net::driver::{Listener, Socket};
+use pool::Pool;
+use std::{
+    cell::RefCell,
+    collections::{BTreeMap, BTreeSet},
+    future::poll_fn,
+    io::{self, IoSlice},
+    rc::Rc,
+    sync::{
+        atomic::{AtomicBool, Ordering},
+        Arc,
+    },
+    task::{Poll, Waker},
+    time::{Duration, Instant},
+};
+
+/// Bytes read from a socket at once.
+const READ_BUFFER_BYTES: usize = 64 << 10;
+/// The longest time between two pulses. It also ends a sleep that the executor should not have begun: a wake-up comes
+/// from another thread, whatever the ring believes.
+const PULSE_NS_MAX: u64 = 50_000_000;
+/// How long a stop waits for answers to leave.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+/// Checkpoint runs go out at this pace, so that the log keeps the disk to itself.
+const CHECKPOINT_BYTES_PER_S: u64 = 50 << 20;
+/// Pool threads for page fetches, checkpoints and log files.
+const POOL_THREADS: usize = 2;
+/// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
+const ALONE_CALLS_MAX: usize = 1;
+/// After a failed accept.
+const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+
+/// A completion from another thread.
+pub enum Completion {
+    Input(Input),
+    Stop(Signal),
+}
+
+/// Why the shell ended.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Ended {
+    Signal(Signal),
+    Halted(String),
+}
+
+/// Lets another thread stop the server.
+#[derive(Clone)]
+pub struct Stopper(Arc<Mailbox<Completion>>);
+
+impl Stopper {
+    pub fn stop(&self, signal: Signal) {
+        self.0.push(Completion::Stop(signal));
+    }
+}
+
+struct Core {
+    server: Server,
+    sockets: BTreeMap<u32, Socket>,
+    /// Connections whose socket buffer is full; a writer task waits for each.
+    full: BTreeSet<u32>,
+    /// Writer tasks to start.
+    writers: Vec<(u32, Socket, Vec<u8>)>,
+    /// The read buffer, shared by all connections.
+    buffers: Rc<RefCell<Vec<u8>>>,
+    clock: Instant,
+    waker: Option<Waker>,
+    wanted: bool,
+    stopping: Option<Signal>,
+    halted: Option<String>,
+}
+
+impl Core {
+    fn now_ns(&self) -> u64 {
+        self.clock.elapsed().as_nanos() as u64
+    }
+
+    fn wake(&mut self) {
+        self.wanted = true;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+pub struct Shell {
+    core: Rc<RefCell<Core>>,
+    mailbox: Arc<Mailbox<Completion>>,
+    pool: Pool<Completion>,
+    log: LogIo,
+    operations: Vec<Operation>,
+    dirty: Vec<u32>,
+    inbox: Vec<Completion>,
+    inputs: Vec<Input>,
+    /// What `--wal-io auto` found.
+    pub measured: Option<engine::wal::Probe>,
+    log_files: Arc<LogFiles>,
+}
+
+impl Shell {
+    pub fn new(server: Server, log_files: Arc<LogFiles>, wal_io: WalIo) -> io::Result<Shell> {
+        let mailbox = Arc::new(Mailbox::default());
+        let pool = Pool::start("pool", POOL_THREADS, mailbox.clone())?;
+        let (log, measured) = LogIo::start(wal_io, log_files.clone())?;
+        Ok(Shell {
+            log,
+            measured,
+            inputs: Vec::new(),
+            core: Rc::new(RefCell::new(Core {
+                server,
+                sockets: BTreeMap::new(),
+                full: BTreeSet::new(),
+                writers: Vec::new(),
+                buffers: Rc::new(RefCell::new(vec![0; READ_BUFFER_BYTES])),
+                clock: Instant::now(),
+                waker: None,
+                wanted: true,
+                stopping: None,
+                halted: None,
+            })),
+            mailbox,
+            pool,
+            operations: Vec::new(),
+            dirty: Vec::new(),
+            inbox: Vec::new(),
+            log_files,
+        })
+    }
+
+    pub fn stopper(&self) -> Stopper {
+        Stopper(self.mailbox.clone())
+    }
+
+    /// Serves until a signal or a failure. Must run on an executor.
+    pub async fn serve(mut self, listeners: Vec<Listener>, on_ready: impl FnOnce()) -> Ended {
+        for listener in listeners {
+            glommio::spawn_local(accept(listener, self.core.clone())).detach();
+        }
+        let beating = Arc::new(AtomicBool::new(true));
+        let metronome = self.metronome(beating.clone());
+        let mut on_ready = Some(on_ready);
+        let mut next_pulse_ns = 0;
+        let ended = loop {
+            self.turn(&mut next_pulse_ns);
+            self.start_writers();
+            if on_ready.is_some() && self.core.borrow().server.member.is_ready() {
+                if let Some(ready) = on_ready.take() {
+                    ready();
+                }
+            }
+            {
+                let core = self.core.borrow();
+                if let Some(reason) = &core.halted {
+                    break Ended::Halted(reason.clone());
+                }
+                if let Some(signal) = core.stopping {
+                    break Ended::Signal(signal);
+                }
+            }
+            self.rest().await;
+        };
+        if matches!(ended, Ended::Signal(_)) {
+            self.stop(&mut next_pulse_ns).await;
+        }
+        beating.store(false, Ordering::Relaxed);
+        if let Some(thread) = metronome {
+            let _ = thread.join();
+        }
+        self.pool.stop();
+        ended
+    }
+
+    /// Wakes the executor regularly from outside.
+    fn metronome(&self, beating: Arc<AtomicBool>) -> Option<std::thread::JoinHandle<()>> {
+        let mailbox = self.mailbox.clone();
+        let period = Duration::from_nanos(self.pulse_ns());
+        std::thread::Builder::new()
+            .name("metronome".into())
+            .spawn(move || {
+                while beating.load(Ordering::Relaxed) {
+                    std::thread::sleep(period);
+                    mailbox.nudge();
+                }
+            })
+            .ok()
+    }
+
+    fn pulse_ns(&self) -> u64 {
+        let tick_ns = self.core.borrow().server.member.tick_ns();
+        (tick_ns / 2).clamp(1_000_000, PULSE_NS_MAX)
+    }
+
+    /// Waits until there is something to do. Background work counts, but lets the ring turn first.
+    async fn rest(&mut self) {
+        let works = {
+            let core = self.core.borrow();
+            core.server.wants_work() && !core.wanted
+        };
+        if works {
+            // Only a timer lets network and disk completions in between.
+            glommio::timer::sleep(Duration::from_micros(1)).await;
+            let mut core = self.core.borrow_mut();
+            if !core.wanted {
+                let now_ns = core.now_ns();
+                core.server.complete(Input::Work, now_ns);
+            }
+            return;
+        }
+        let mut slept = false;
+        poll_fn(|context| {
+            let mut core = self.core.borrow_mut();
+            self.mailbox.take(&mut self.inbox, Some(context.waker()));
+            self.log.poll(context, &mut self.inputs);
+            if core.wanted || !self.inbox.is_empty() || !self.inputs.is_empty() || slept {
+                return Poll::Ready(());
+            }
+            // Whoever wakes this task next, be it the metronome, has it look around.
+            slept = true;
+            core.waker = Some(context.waker().clone());
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// One turn: completions in, decisions, operations and bytes out, until nothing is left.
+    fn turn(&mut self, next_pulse_ns: &mut u64) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let pulse_ns = (core.server.member.tick_ns() / 2).clamp(1_000_000, PULSE_NS_MAX);
+        loop {
+            core.wanted = false;
+            let now_ns = core.now_ns();
+            self.mailbox.take(&mut self.inbox, None);
+            self.log.take(&mut self.inputs);
+            for input in self.inputs.drain(..) {
+                core.server.complete(input, now_ns);
+            }
+            for completion in self.inbox.drain(..) {
+                match completion {
+                    Completion::Input(input) => core.server.complete(input, now_ns),
+                    Completion::Stop(signal) => core.stopping = Some(signal),
+                }
+            }
+            if now_ns >= *next_pulse_ns {
+                *next_pulse_ns = now_ns + pulse_ns;
+                core.server.pulse(now_ns);
+            }
+            core.server.settle(now_ns, &mut self.operations);
+            flush(core, &mut self.dirty, now_ns);
+            for operation in self.operations.drain(..) {
+                match operation {
+                    Operation::WriteLog(write) => {
+                        let alone = core.server.member.calls_waiting() <= ALONE_CALLS_MAX;
+                        self.inputs.extend(self.log.submit(write, alone));
+                    }
+                    Operation::LogFile(op) => {
+                        let files = self.log_files.clone();
+                        self.pool.submit(move || {
+                            Completion::Input(Input::LogFile {
+                                tag: op.tag,
+                                result: files.run(&op),
+                            })
+                        });
+                    }
+                    Operation::Fetch(job) => self
+                        .pool
+                        .submit(move || Completion::Input(Input::Fetched { done: job.run() })),
+                    Operation::Checkpoint(job) => self.pool.submit(move || {
+                        Completion::Input(Input::Checkpointed {
+                            result: run_checkpoint(job),
+                        })
+                    }),
+                    Operation::Halt(reason) => core.halted = Some(reason),
+                }
+            }
+            if core.halted.is_some() || (self.inputs.is_empty() && !core.wanted) {
+                return;
+            }
+        }
+    }
+
+    fn start_writers(&mut self) {
+        let writers = std::mem::take(&mut self.core.borrow_mut().writers);
+        for (id, socket, first) in writers {
+            glommio::spawn_local(write_when_possible(self.core.clone(), id, socket, first))
+                .detach();
+        }
+    }
+
+    /// Ends the calls, lets the answers leave, and closes.
+    async fn stop(&mut self, next_pulse_ns: &mut u64) {
+        {
+            let mut core = self.core.borrow_mut();
+            core.server
+                .shutdown(&engine::error::RequestError::Stopped.into());
+        }
+        let begun = Instant::now();
+        loop {
+            self.turn(next_pulse_ns);
+            self.start_writers();
+            let drained = {
+                let mut core = self.core.borrow_mut();
+                let ids: Vec<u32> = core.sockets.keys().copied().collect();
+                ids.into_iter().all(|id| {
+                    core.server
+                        .front
+                        .output(id)
+                        .is_none_or(|output| output.is_empty())
+                })
+            };
+            if drained || begun.elapsed() > STOP_DEADLINE {
+                break;
+            }
+            glommio::timer::sleep(Duration::from_millis(5)).await;
+        }
+        for (_, socket) in std::mem::take(&mut self.core.borrow_mut().sockets) {
+            socket.shutdown();
+        }
+    }
+}
+
+/// Writes a checkpoint in paced runs.
+fn run_checkpoint(mut job: CheckpointJob) -> io::Result<engine::page::CheckpointDone> {
+    let begun = Instant::now();
+    let mut written: u64 = 0;
+    loop {
+        match job.step()? {
+            Progress::Wrote(bytes) => {
+                written += bytes as u64;
+                let due = Duration::from_nanos(
+                    written.saturating_mul(1_000_000_000) / CHECKPOINT_BYTES_PER_S,
+                );
+                if let Some(early) = due.checked_sub(begun.elapsed()) {
+                    std::thread::sleep(early);
+                }
+            }
+            Progress::Finished(done) => return Ok(done),
+        }
+    }
+}
+
+/// Sends what waits in the connections whose output changed.
+fn flush(core: &mut Core, dirty: &mut Vec<u32>, now_ns: u64) {
+    loop {
+        dirty.clear();
+        core.server.front.take_dirty(dirty);
+        if dirty.is_empty() {
+            return;
+        }
+        for id in dirty.drain(..) {
+            send(core, id, now_ns);
+        }
+    }
+}
+
+fn send(core: &mut Core, id: u32, now_ns: u64) {
+    if core.full.contains(&id) {
+        return;
+    }
+    let Some(socket) = core.sockets.get(&id).cloned() else {
+        return;
+    };
+    while let Some(output) = core.server.front.output(id) {
+        if output.is_empty() {
+            break;
+        }
+        match socket.try_send(&[IoSlice::new(output.bytes())]) {
+            Ok(Some(sent)) => output.consume(sent),
+            Ok(None) => {
+                let waiting = output.bytes();
+                let first = waiting[..waiting.len().min(READ_BUFFER_BYTES)].to_vec();
+                core.full.insert(id);
+                core.writers.push((id, socket, first));
+                return;
+            }
+            Err(_) => {
+                socket.shutdown(); // the reader notices and closes
+                return;
+            }
+        }
+    }
+    core.server.sent(id, now_ns);
+    if core.server.front.should_close(id) {
+        socket.shutdown_write();
+    }
+}
+
+/// Waits until a full socket takes bytes again. The bytes it waits with are the first ones of the connection's output,
+/// which nobody else touches meanwhile.
+async fn write_when_possible(core: Rc<RefCell<Core>>, id: u32, socket: Socket, first: Vec<u8>) {
+    let result = socket.send_some(&first).await;
+    let mut core = core.borrow_mut();
+    core.full.remove(&id);
+    match result {
+        Ok(sent) => {
+            if let Some(output) = core.server.front.output(id) {
+                output.consume(sent);
+            }
+            core.server.front.touch(id);
+            core.wake();
+        }
+        Err(_) => socket.shutdown(),
+    }
+}
+
+async fn accept(listener: Listener, core: Rc<RefCell<Core>>) {
+    loop {
+        match listener.accept().await {
+            Ok(socket) => {
+                let id = {
+                    let mut core = core.borrow_mut();
+                    let now_ns = core.now_ns();
+                    let id = core.server.open(now_ns);
+                    core.sockets.insert(id, socket.clone());
+                    core.wake();
+                    id
+                };
+                glommio::spawn_local(read(socket, id, core.clone())).detach();
+            }
+            Err(_) => glommio::timer::sleep(ACCEPT_BACKOFF).await,
+        }
+    }
+}
+
+async fn read(socket: Socket, id: u32, core: Rc<RefCell<Core>>) {
+    let buffers = core.borrow().buffers.clone();
+    loop {
+        // The buffer is borrowed only while bytes are moved: a thousand idle connections share one.
+        let result = socket
+            .read_with(&buffers, |bytes| {
+                let mut core = core.borrow_mut();
+                let now_ns = core.now_ns();
+                core.server.receive(id, bytes, now_ns);
+                core.wake();
+            })
+            .await;
+        match result {
+            Ok(0) | Err(_) => break,
+            Ok(_) => {}
+        }
+    }
+    let mut core = core.borrow_mut();
+    let now_ns = core.now_ns();
+    core.sockets.remove(&id);
+    core.server.close(id, now_ns);
+    core.wake();
+    drop(core);
+    socket.shutdown();
+}

@@ -1,0 +1,92 @@
+//! A short measurement of the real directory: what a durable write costs, inline and through a thread.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::buffer::{AlignedBuf, BLOCK_BYTES};
+use super::driver::{DurableFile, LogFiles};
+
+/// Time that each of the two measurements takes at most.
+const EACH: Duration = Duration::from_millis(20);
+const SAMPLES_MAX: usize = 1000;
+const FILE_BYTES: u64 = 256 << 10;
+const NAME: &str = "measure.tmp";
+
+/// What was measured, for one block of 4 KiB. Zero where no write ended in time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Probe {
+    /// Writes go past the page cache.
+    pub direct: bool,
+    pub inline_p50_ns: u64,
+    pub inline_p999_ns: u64,
+    pub thread_p50_ns: u64,
+}
+
+/// Measures the directory of `files`, for about 50 ms at most on a disk that answers. Blocks the calling thread.
+pub fn probe(files: &LogFiles) -> io::Result<Probe> {
+    let path = files.path().join(NAME);
+    let measured = measure(files, &path);
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => measured,
+    }
+}
+
+fn measure(files: &LogFiles, path: &Path) -> io::Result<Probe> {
+    let file = DurableFile::create(path, files.mode())?;
+    file.fill(FILE_BYTES, true)?;
+    let block = AlignedBuf::zeroed(BLOCK_BYTES);
+    // The first write pays for what the fill has left to do.
+    file.write_durable(block.as_slice(), 0)?;
+    let write = |i: usize| {
+        file.write_durable(
+            block.as_slice(),
+            (i as u64 * BLOCK_BYTES as u64) % FILE_BYTES,
+        )
+    };
+    let inline = sample(write)?;
+    let threaded = thread::scope(|scope| {
+        let (ask, asked) = mpsc::sync_channel::<usize>(1);
+        let (answer, answered) = mpsc::sync_channel(1);
+        scope.spawn(move || {
+            asked
+                .into_iter()
+                .try_for_each(|i| answer.send(write(i)).map_err(drop))
+        });
+        let gone = |_| io::Error::other("the measuring thread ended");
+        let result = sample(|i| {
+            ask.send(i).map_err(|_| gone(()))?;
+            answered.recv().map_err(|_| gone(()))?
+        });
+        drop(ask);
+        result
+    })?;
+    Ok(Probe {
+        direct: files.is_direct(),
+        inline_p50_ns: quantile(&inline, 500),
+        inline_p999_ns: quantile(&inline, 999),
+        thread_p50_ns: quantile(&threaded, 500),
+    })
+}
+
+/// Durations in nanoseconds, sorted.
+fn sample(mut write: impl FnMut(usize) -> io::Result<()>) -> io::Result<Vec<u64>> {
+    let began = Instant::now();
+    let mut out = Vec::with_capacity(SAMPLES_MAX);
+    while out.len() < SAMPLES_MAX && began.elapsed() < EACH {
+        let start = Instant::now();
+        write(out.len())?;
+        out.push(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+    }
+    out.sort_unstable();
+    Ok(out)
+}
+
+fn quantile(sorted: &[u64], thousandth: usize) -> u64 {
+    let at = (sorted.len() * thousandth / 1000).min(sorted.len().saturating_sub(1));
+    sorted.get(at).copied().unwrap_or(0)
+}

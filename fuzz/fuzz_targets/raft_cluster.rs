@@ -1,0 +1,4 @@
+//! Three nodes whose every choice is a byte of the plan.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|plan: &[u8]| raft::fuzzing::raft_cluster(plan));

@@ -1,0 +1,341 @@
+//! The bodies of the fuzz targets, next to what they test; `fuzz/` holds the targets themselves. Built for fuzzing and for
+//! tests only, which replay the stored corpora.
+
+use std::sync::{Arc, LazyLock};
+
+use crate::frame::{self, flag, kind, Header, StreamId};
+use crate::grpc::{Config, Event, Method, MethodKind, Methods, Server};
+use crate::hpack::{Decoder, Encoder, Field, FieldList, Indexing};
+use crate::limits;
+
+static LIST: [Method; 3] = [
+    Method {
+        path: "/t.S/U",
+        id: 1,
+        kind: MethodKind::Unary,
+    },
+    Method {
+        path: "/t.S/B",
+        id: 2,
+        kind: MethodKind::Bidi,
+    },
+    Method {
+        path: "/t.S/D",
+        id: 3,
+        kind: MethodKind::ServerStream,
+    },
+];
+static METHODS: LazyLock<Methods> = LazyLock::new(|| Methods::new(&LIST));
+
+/// Small, so that inputs of a few bytes reach the limit.
+const MESSAGE_BYTES_MAX: usize = 1_000;
+
+struct Run {
+    server: Server,
+    events: Vec<Event>,
+    now_ns: u64,
+    /// Events as text and everything sent: what must not depend on how the input was cut.
+    log: Vec<String>,
+    output: Vec<u8>,
+}
+
+impl Run {
+    fn new() -> Run {
+        let config = Config {
+            request_bytes_max: MESSAGE_BYTES_MAX,
+            ..Config::default()
+        };
+        Run {
+            server: Server::new(&Arc::new(config), &METHODS, 0),
+            events: Vec::new(),
+            now_ns: 0,
+            log: Vec::new(),
+            output: Vec::new(),
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8]) {
+        self.server.receive(bytes, self.now_ns, &mut self.events);
+    }
+
+    /// Answers what was asked; sums of lengths decide how, so that every kind of answer is met.
+    fn answer(&mut self) {
+        for event in std::mem::take(&mut self.events) {
+            // How much of another protocol came first does depend on the cut.
+            self.log.push(match &event {
+                Event::Http1 { .. } => "not HTTP/2".into(),
+                event => format!("{event:?}"),
+            });
+            match event {
+                Event::Request {
+                    stream,
+                    method,
+                    message,
+                    ..
+                } => match (method, message.len() % 4) {
+                    (3, _) => {
+                        self.server.send(stream, message.clone());
+                        self.server.send(stream, vec![0; 40_000].into());
+                        self.server.finish(stream);
+                    }
+                    (_, 0) => self.server.fail(stream, 5, "no"),
+                    (_, 1) => self.server.respond(stream, &[0; 100_000]),
+                    _ => self.server.respond(stream, &message),
+                },
+                Event::Message { stream, message } => {
+                    self.server.pause_receive(stream, message.len() % 3 == 0);
+                    self.server.send(stream, message);
+                }
+                Event::HalfClose { stream } => self.server.finish(stream),
+                Event::Open { .. } | Event::Cancel { .. } | Event::Http1 { .. } => {}
+            }
+        }
+    }
+
+    fn drain(&mut self) {
+        loop {
+            let output = self.server.output();
+            if output.is_empty() {
+                return;
+            }
+            self.output.extend_from_slice(output.bytes());
+            let length = output.len();
+            output.consume(length);
+        }
+    }
+}
+
+/// A connection from its first byte: no panic, the same events and output however the bytes are cut, output that parses,
+/// memory bounded by the input.
+pub fn connection(cuts: &[u8], bytes: &[u8]) {
+    let mut whole = Run::new();
+    whole.receive(bytes);
+    whole.answer();
+    whole.drain();
+    let mut cut = Run::new();
+    let mut rest = bytes;
+    let mut sizes = cuts.iter().cycle();
+    while !rest.is_empty() {
+        let size = sizes
+            .next()
+            .map_or(1, |&size| usize::from(size).max(1))
+            .min(rest.len());
+        let (piece, tail) = rest.split_at(size);
+        cut.receive(piece);
+        rest = tail;
+    }
+    cut.answer();
+    cut.drain();
+    assert_eq!(whole.log, cut.log, "events depend on the cut");
+    assert!(whole.output == cut.output, "output depends on the cut");
+    assert!(whole.server.held_bytes() <= bytes.len());
+    check_output(&whole.output);
+    // Time passes and the transport breaks: nothing is left.
+    for _ in 0..4 {
+        whole.now_ns += limits::STREAM_STALL_NS;
+        whole.server.on_timer(whole.now_ns, &mut whole.events);
+        whole.answer();
+        whole.drain();
+    }
+    whole.server.disconnect(&mut whole.events);
+    assert_eq!(whole.server.stream_count() + whole.server.held_bytes(), 0);
+}
+
+/// As `connection`, behind a valid preface and settings.
+pub fn opened_connection(cuts: &[u8], bytes: &[u8]) {
+    let mut all = frame::PREFACE.to_vec();
+    put(kind::SETTINGS, 0, 0, &[], &mut all);
+    put(kind::SETTINGS, flag::ACK, 0, &[], &mut all);
+    all.extend_from_slice(bytes);
+    connection(cuts, &all);
+}
+
+fn put(kind: u8, flags: u8, stream: u32, payload: &[u8], out: &mut Vec<u8>) {
+    Header {
+        length: payload.len() as u32,
+        kind,
+        flags,
+        stream: StreamId::new(stream),
+    }
+    .encode(out);
+    out.extend_from_slice(payload);
+}
+
+/// Our frames are whole, of legal size, and their header blocks decode.
+fn check_output(output: &[u8]) {
+    let mut decoder = Decoder::new(limits::HPACK_TABLE_BYTES);
+    let mut rest = output;
+    let mut block = Vec::new();
+    while let Some((head, tail)) = rest.split_first_chunk::<9>() {
+        let header = Header::parse(head);
+        assert!(header.length <= limits::FRAME_SENT_BYTES_MAX);
+        let (payload, tail) = tail.split_at(header.length as usize);
+        rest = tail;
+        if matches!(header.kind, kind::HEADERS | kind::CONTINUATION) {
+            block.extend_from_slice(payload);
+            if header.has(flag::END_HEADERS) {
+                let mut list = FieldList::new();
+                decoder.decode(&block, &mut list).expect("our own block");
+                block.clear();
+            }
+        }
+    }
+    assert!(rest.is_empty() && block.is_empty());
+}
+
+/// Blocks (each behind a length byte) decode or are refused; what is decoded encodes and decodes to itself.
+pub fn hpack_decode(mut bytes: &[u8]) {
+    let mut decoder = Decoder::new(limits::HPACK_TABLE_BYTES);
+    while let Some((&length, rest)) = bytes.split_first() {
+        let (block, rest) = rest.split_at(usize::from(length).min(rest.len()));
+        bytes = rest;
+        let mut list = FieldList::new();
+        if decoder.decode(block, &mut list).is_err() {
+            return;
+        }
+        assert!(
+            list.len() <= limits::HEADER_COUNT_MAX
+                && list.size_bytes() <= limits::HEADER_LIST_BYTES_CLOSE
+        );
+        let mut again = Vec::new();
+        Encoder::new(limits::HPACK_TABLE_BYTES).encode(list.iter(), &mut again);
+        let mut back = FieldList::new();
+        Decoder::new(limits::HPACK_TABLE_BYTES)
+            .decode(&again, &mut back)
+            .expect("our own block");
+        assert!(back.iter().eq(list.iter()));
+    }
+}
+
+/// Header lists through an encoder and a decoder that live on, with changes of the table size between the blocks.
+pub fn hpack_round_trip(bytes: &[u8]) {
+    let mut encoder = Encoder::new(limits::HPACK_TABLE_BYTES);
+    let mut decoder = Decoder::new(limits::HPACK_TABLE_BYTES);
+    let mut input = bytes.iter().copied();
+    while let Some(op) = input.next() {
+        if op & 0x80 != 0 {
+            let size = usize::from(op & 0x7f) * 33;
+            encoder.set_peer_max(size);
+            decoder.set_table_bytes_max(size.min(limits::HPACK_TABLE_BYTES));
+        }
+        let mut list = FieldList::new();
+        for _ in 0..op % 8 {
+            let shape = input.next().unwrap_or(0);
+            let indexing =
+                [Indexing::Add, Indexing::Without, Indexing::Never][usize::from(shape % 3)];
+            let name: Vec<u8> = input.by_ref().take(usize::from(shape / 3 % 9)).collect();
+            let value: Vec<u8> = input.by_ref().take(usize::from(shape / 27)).collect();
+            list.push(Field {
+                name: &name,
+                value: &value,
+                indexing,
+            });
+        }
+        let mut block = Vec::new();
+        encoder.encode(list.iter(), &mut block);
+        let mut back = FieldList::new();
+        decoder.decode(&block, &mut back).expect("our own block");
+        let pairs = |list: &FieldList| -> Vec<(Vec<u8>, Vec<u8>)> {
+            list.iter()
+                .map(|field| (field.name.to_vec(), field.value.to_vec()))
+                .collect()
+        };
+        assert_eq!(pairs(&list), pairs(&back));
+    }
+}
+
+/// A body behind valid headers, cut into DATA frames: each call gets its messages or a status, none larger than the limit.
+pub fn grpc_body(shape: u8, bytes: &[u8]) {
+    let path: &[u8] = if shape & 1 == 0 { b"/t.S/U" } else { b"/t.S/B" };
+    let mut fields = vec![
+        Field::new(b":method", b"POST"),
+        Field::new(b":scheme", b"http"),
+        Field::new(b":path", path),
+        Field::new(b"content-type", b"application/grpc"),
+    ];
+    if shape & 2 != 0 {
+        fields.push(Field::new(b"grpc-encoding", b"gzip"));
+    }
+    if shape & 4 != 0 {
+        // The first bytes are a timeout instead.
+        let cut = bytes.len().min(usize::from(shape >> 5));
+        fields.push(Field::new(b"grpc-timeout", &bytes[..cut]));
+    }
+    let mut block = Vec::new();
+    Encoder::new(limits::HPACK_TABLE_BYTES).encode(fields, &mut block);
+    let mut stream = Vec::new();
+    put(kind::HEADERS, flag::END_HEADERS, 1, &block, &mut stream);
+    let size = usize::from(shape >> 3) * 7 + 1;
+    let mut pieces = bytes.chunks(size).peekable();
+    while let Some(piece) = pieces.next() {
+        let flags = if pieces.peek().is_none() {
+            flag::END_STREAM
+        } else {
+            0
+        };
+        put(kind::DATA, flags, 1, piece, &mut stream);
+    }
+    opened_connection(&[shape], &stream);
+    let mut run = Run::new();
+    run.receive(frame::PREFACE);
+    let mut settings = Vec::new();
+    put(kind::SETTINGS, 0, 0, &[], &mut settings);
+    run.receive(&settings);
+    run.receive(&stream);
+    for event in &run.events {
+        if let Event::Request { message, .. } | Event::Message { message, .. } = event {
+            assert!(message.len() <= MESSAGE_BYTES_MAX);
+        }
+    }
+    run.answer();
+    run.drain();
+    check_output(&run.output);
+}
+
+/// Target `h2_conn`: a byte that says where it begins, three that say how to cut, then the connection's bytes.
+pub fn h2_conn(input: &[u8]) {
+    let Some((&[mode, ref cuts @ ..], bytes)) = input.split_first_chunk::<4>() else {
+        return;
+    };
+    if mode & 1 == 0 {
+        opened_connection(cuts, bytes);
+    } else {
+        connection(cuts, bytes);
+    }
+}
+
+/// Target `grpc_frame`: a byte of shape, then the body.
+pub fn grpc_frame(input: &[u8]) {
+    if let Some((&shape, bytes)) = input.split_first() {
+        grpc_body(shape, bytes);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    fn replay(target: &str, body: fn(&[u8])) {
+        let corpus = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../fuzz/corpus")
+            .join(target);
+        let mut inputs = 0;
+        for file in std::fs::read_dir(&corpus)
+            .unwrap_or_else(|error| panic!("{}: {error}", corpus.display()))
+        {
+            let path = file.unwrap().path();
+            let bytes = std::fs::read(&path).unwrap();
+            body(&bytes);
+            inputs += 1;
+        }
+        assert!(inputs > 0, "no corpus for {target}");
+    }
+
+    #[test]
+    fn stored_corpora() {
+        replay("h2_conn", super::h2_conn);
+        replay("hpack_decode", super::hpack_decode);
+        replay("hpack_roundtrip", super::hpack_round_trip);
+        replay("grpc_frame", super::grpc_frame);
+    }
+}

@@ -1,0 +1,65 @@
+//! Planted bugs: switches that break one safety rule each, so that the cluster test can show that it would notice.
+//! Without the feature `planted-bugs` there is no switch, and each question for one is a constant `false`.
+
+/// A rule to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))]
+pub enum Fault {
+    /// The leader counts its own entries before they are durable.
+    CountUndurable,
+    /// Acknowledgements leave before the entries are durable.
+    AckUndurable,
+    /// Votes leave before they are durable.
+    VoteUndurable,
+    /// A second vote in one term.
+    VoteTwice,
+    /// Entries of earlier terms are committed by counting.
+    CommitOldTerm,
+    /// A follower commits up to the leader's commit index, proved or not.
+    CommitUnproved,
+    /// A write that was overtaken by a truncation still counts as durable.
+    AbaWrite,
+    /// Reads are answered without asking a quorum.
+    ReadUnconfirmed,
+    /// During a joint phase only the new voters decide.
+    IncomingOnly,
+    /// A node campaigns although a committed configuration change is not applied.
+    CampaignUnapplied,
+    /// Several unapplied configuration changes are let into the log.
+    PileUpConfChanges,
+}
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use super::Fault;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug in all nodes of this thread, or none.
+    pub fn plant(fault: Option<Fault>) {
+        PLANTED.with(|planted| planted.set(fault));
+    }
+
+    pub(crate) fn is_planted(fault: Fault) -> bool {
+        PLANTED.with(|planted| planted.get() == Some(fault))
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use switch::plant;
+
+impl crate::Node {
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) fn planted(&self, fault: Fault) -> bool {
+        switch::is_planted(fault)
+    }
+
+    #[cfg(not(feature = "planted-bugs"))]
+    #[inline(always)]
+    pub(crate) fn planted(&self, _fault: Fault) -> bool {
+        false
+    }
+}

@@ -1,0 +1,7 @@
+//! The driver of the scenario transcripts.
+
+mod host;
+mod show;
+mod world;
+
+pub use world::World;
