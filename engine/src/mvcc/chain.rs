@@ -9,9 +9,10 @@
 use super::revision::Revision;
 use super::varint::{put_varint, take_varint};
 
-/// Number of roots of the longest chain: one per digit of a length below 2^31, and one for the repeated digit.
-const ROOTS_MAX: usize = 33;
-const LENGTH_MAX: u32 = 1 << 31;
+/// Number of roots of the longest chain: one per digit of its length, and one for the repeated digit.
+const ROOTS_MAX: usize = 22;
+/// Then a new chain begins behind the last version. A way through several chains costs O(log n) hops in each.
+const LENGTH_MAX: u32 = 1 << 20;
 
 /// Where a version's `jump` leads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,10 +36,7 @@ fn digits(mut length: u32) -> (usize, u32, u32) {
     let (mut count, mut last, mut before) = (0, 0, 0);
     while length > 0 {
         // The largest 2^k - 1 that fits.
-        let size = match (u64::from(length) + 1).ilog2() {
-            32 => u32::MAX,
-            k => (1u32 << k) - 1,
-        };
+        let size = (1u32 << (length + 1).ilog2()) - 1;
         length -= size;
         before = last;
         last = size;

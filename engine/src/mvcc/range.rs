@@ -155,6 +155,10 @@ impl<'p> Reader<'p> {
         out: &mut Vec<u8>,
     ) -> Result<(), Miss> {
         let range = KeyRange::new(&request.key, &request.range_end);
+        let is_get = matches!(range, KeyRange::One(_)) && revision.is_none();
+        if is_get && !request.count_only && !has_filters(request) {
+            return self.append_newest(request, out);
+        }
         let (more, count) = if request.count_only {
             (false, self.count(range, revision, None)?)
         } else if is_plain(request) {
@@ -176,6 +180,19 @@ impl<'p> Reader<'p> {
             (selection.more, selection.count)
         };
         append_end(more, count, out);
+        Ok(())
+    }
+
+    /// One key, as it is now.
+    fn append_newest(&self, request: &RangeRequest, out: &mut Vec<u8>) -> Result<(), Miss> {
+        let Some(mut found) = self.get(&request.key, None)? else {
+            return Ok(());
+        };
+        if !request.keys_only {
+            found.read(self)?;
+        }
+        found.append_field(TAG_KVS, request.keys_only, out);
+        append_end(false, 1, out);
         Ok(())
     }
 

@@ -319,7 +319,10 @@ impl<'p> Found<'p> {
         matches!(self.source, Source::Pending(_))
     }
 
-    fn read(&mut self, reader: &Reader<'p>) -> Result<(), Miss> {
+    pub fn read<'a>(&mut self, reader: &Reader<'a>) -> Result<(), Miss>
+    where
+        'a: 'p,
+    {
         if matches!(self.source, Source::Row) {
             // A head's row goes only together with the head.
             let row = reader.row(self.at)?.expect("a live key has its row");

@@ -48,9 +48,15 @@ impl NewVersion<'_> {
         }
     }
 
-    /// Adds the pages that writing this needs and that are absent.
-    pub fn plan(&self, trees: &Trees, pages: &Pages, scratch: &mut Scratch, missing: &mut Miss) {
-        trees.keys.plan_insert(pages, self.kv.key, missing);
+    /// Adds the pages that writing this needs and that are absent, but for those of the key's cell: whoever has read
+    /// the cell has them.
+    pub fn plan_lease(
+        &self,
+        trees: &Trees,
+        pages: &Pages,
+        scratch: &mut Scratch,
+        missing: &mut Miss,
+    ) {
         let (before, after) = (self.lease_before, self.kv.lease);
         if before == after {
             return;
@@ -70,12 +76,6 @@ impl NewVersion<'_> {
     }
 }
 
-/// Adds the absent pages of the right edge of `rows`.
-pub fn plan_edge(trees: &Trees, pages: &Pages, main: i64, missing: &mut Miss) {
-    let edge = Revision::new(main, 0).to_key();
-    trees.rows.plan_insert(pages, &edge, missing);
-}
-
 /// The newest change of a key and the chain behind it, copied out of the key's cell.
 pub type Prior = Option<(Head, Chain)>;
 
@@ -88,7 +88,8 @@ pub fn prior(trees: &Trees, pages: &Pages, key: &[u8]) -> Result<Prior, Miss> {
     }))
 }
 
-/// Writes one change. Its pages were planned, so that a miss cannot happen half-way: [`NewVersion::plan`].
+/// Writes one change. Its pages are at hand (the right edge of `rows`, the key's cell, [`NewVersion::plan_lease`]), so
+/// that a miss cannot happen half-way.
 pub fn write_change(
     trees: &mut Trees,
     pages: &mut Pages,

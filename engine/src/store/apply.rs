@@ -7,7 +7,7 @@ use crate::error::RequestError;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::kv::Kv;
 use crate::mvcc::row::WELL_FORMED;
-use crate::mvcc::write::{plan_edge, prior, write_change, NewVersion};
+use crate::mvcc::write::{prior, write_change, NewVersion};
 use crate::mvcc::Revision;
 use crate::page::Miss;
 use bytes::Bytes;
@@ -236,8 +236,8 @@ impl Store {
             lease_before,
         };
         let mut missing = Miss::default();
-        plan_edge(&self.trees, &self.pages, main, &mut missing);
-        change.plan(&self.trees, &self.pages, &mut self.scratch, &mut missing);
+        self.plan_edge(&mut missing);
+        change.plan_lease(&self.trees, &self.pages, &mut self.scratch, &mut missing);
         if !missing.is_empty() {
             return Err(missing);
         }
@@ -245,6 +245,7 @@ impl Store {
         write_change(trees, pages, &change, before, &mut self.scratch).expect(PLANNED);
         self.lessor_moved(lease_before, change.kv.lease);
         self.revision = main;
+        self.edge_is_dirty = true;
         self.publish(&[event_of(&change)]);
         Ok(Ok(PutResponse {
             header: Some(header(main)),
@@ -292,6 +293,7 @@ impl Store {
             self.lessor_moved(change.lease_before, change.lease);
         }
         self.revision = main;
+        self.edge_is_dirty = true;
         let events: Vec<_> = batch
             .changes()
             .iter()
@@ -303,10 +305,12 @@ impl Store {
 
     fn plan_batch(&mut self, batch: &Batch) -> Miss {
         let mut missing = Miss::default();
-        plan_edge(&self.trees, &self.pages, batch.main(), &mut missing);
+        self.plan_edge(&mut missing);
         for change in batch.changes() {
             let change = change.version_at(Revision::new(batch.main(), 0));
-            change.plan(&self.trees, &self.pages, &mut self.scratch, &mut missing);
+            let keys = &self.trees.keys;
+            keys.plan_insert(&self.pages, change.kv.key, &mut missing);
+            change.plan_lease(&self.trees, &self.pages, &mut self.scratch, &mut missing);
         }
         missing
     }

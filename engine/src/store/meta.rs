@@ -177,8 +177,9 @@ impl Store {
         let before = std::mem::replace(&mut self.log, log);
         let content = self.checkpoint_content();
         let job = self.pages.begin_checkpoint(&self.roots(), &content);
-        if job.is_none() {
-            self.log = before;
+        match job {
+            None => self.log = before,
+            Some(_) => self.edge_is_dirty = false,
         }
         job
     }
@@ -264,6 +265,7 @@ impl Store {
             lessor,
             hub,
             compactor,
+            edge_is_dirty: false,
             scratch: Scratch::default(),
         };
         match store.lease_records() {

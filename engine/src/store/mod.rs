@@ -137,6 +137,9 @@ pub struct Store {
     lessor: Lessor,
     hub: WatchHub,
     compactor: compaction::Compactor,
+    /// Whether a row was written since the last checkpoint began: then the right edge of `rows` is dirty, hence in
+    /// memory, and need not be planned for.
+    edge_is_dirty: bool,
     scratch: Scratch,
 }
 
@@ -159,6 +162,7 @@ impl Store {
             lessor,
             hub,
             compactor: compaction::Compactor::default(),
+            edge_is_dirty: false,
             scratch: Scratch::default(),
         }
     }
@@ -167,7 +171,7 @@ impl Store {
         &self.pages
     }
 
-    /// For fetches and checkpoints, which the shell drives.
+    /// For fetches, and for the end of checkpoints. They begin with [`Store::begin_checkpoint`].
     pub fn pages_mut(&mut self) -> &mut Pages {
         &mut self.pages
     }

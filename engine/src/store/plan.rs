@@ -3,7 +3,7 @@
 use super::Store;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::key_range::KeyRange;
-use crate::mvcc::write::plan_edge;
+use crate::mvcc::Revision;
 use crate::page::Miss;
 use proto::etcdserverpb::{
     request_op::Request, DeleteRangeRequest, InternalRaftRequest, PutRequest, TxnRequest,
@@ -16,7 +16,7 @@ impl Store {
     /// Adds pages that applying `request` will touch and that are absent. A hint: state may change before the entry
     /// is applied, and apply checks for itself.
     pub fn plan(&self, request: &InternalRaftRequest, missing: &mut Miss) {
-        plan_edge(&self.trees, &self.pages, self.revision + 1, missing);
+        self.plan_edge(missing);
         if let Some(put) = &request.put {
             self.plan_put(put, missing);
         } else if let Some(delete) = &request.delete_range {
@@ -37,6 +37,14 @@ impl Store {
         } else if let Some(grant) = &request.lease_grant {
             let key = grant.id.to_be_bytes();
             self.trees.leases.plan_insert(&self.pages, &key, missing);
+        }
+    }
+
+    /// Adds the absent pages of the right edge of `rows`.
+    pub(super) fn plan_edge(&self, missing: &mut Miss) {
+        if !self.edge_is_dirty {
+            let edge = Revision::new(self.revision + 1, 0).to_key();
+            self.trees.rows.plan_insert(&self.pages, &edge, missing);
         }
     }
 
