@@ -228,7 +228,12 @@ impl Loading<'_> {
     fn finish(mut self, settings: Settings) -> Result<Loaded, Exit> {
         let log = validate::logging(&settings).map_err(|(text, code)| match code {
             2 => {
-                let mut exit = Exit::lines(2, &self.early);
+                // What a file gives rise to would be written to the very log that can't be opened.
+                let written = match settings.mode {
+                    Mode::CommandLine => self.early.as_slice(),
+                    Mode::File => &[],
+                };
+                let mut exit = Exit::lines(2, written);
                 exit.stderr.push_str(&format!("panic: {text}\n"));
                 exit
             }

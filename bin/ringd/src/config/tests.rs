@@ -535,6 +535,10 @@ fn yaml_types_are_strict() {
     );
     assert_eq!(first_line(yaml("cors: http://foo")).0, 2);
     assert_eq!(
+        first_line(yaml("log-level: foo")),
+        (2, "panic: unrecognized level: \"foo\"".into())
+    );
+    assert_eq!(
         yaml_refused("initial-cluster-state: foo"),
         "unexpected clusterState \"foo\""
     );
