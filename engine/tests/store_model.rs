@@ -562,6 +562,8 @@ fn run(seed: u64, steps: usize) {
                 // From some way back, as a client that was cut off.
                 watcher.next -= requests.random.below(30).min(watcher.next as u64 - 2) as i64;
                 watcher.open(&mut machine);
+                // Before a compaction can overtake it.
+                watcher.compare(&mut machine, &model);
             }
             7..=10 => compare_pieces(&mut machine, &mut requests, &mut model),
             2..=5 => {
