@@ -115,5 +115,3 @@ pub const KEEPALIVE_TIMEOUT_NS: u64 = 20 * SECOND_NS;
 pub const REQUEST_BYTES_MAX: usize = 1_572_864 + 524_288;
 /// Longest `grpc-message` that we send, before encoding; the rest is cut.
 pub const STATUS_MESSAGE_BYTES_MAX: usize = 8 * 1024;
-/// Most of a GOAWAY's debug data that is kept.
-pub const GOAWAY_DEBUG_BYTES_MAX: usize = 256;
