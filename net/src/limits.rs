@@ -78,10 +78,12 @@ pub const WINDOW_BYTES_LIMIT: i64 = (1 << 31) - 1;
 pub const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 
-/// Output that may wait for the socket. Above: DATA stays in the streams' queues.
+/// Output that may wait for the socket. Above: DATA stays in the streams' queues, and nothing should be read.
 pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// DATA queued in a stream at which its producer should wait: see `Server::backlog_bytes`.
 pub const STREAM_OUTPUT_BYTES_MAX: usize = 256 << 10;
+/// Responses queued for want of window in all streams of a connection. Above: new streams get REFUSED_STREAM.
+pub const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// An output buffer that grew beyond this is given back to the allocator once it is empty.
 pub const OUTPUT_KEPT_BYTES: usize = 256 << 10;
 
@@ -113,5 +115,3 @@ pub const KEEPALIVE_TIMEOUT_NS: u64 = 20 * SECOND_NS;
 pub const REQUEST_BYTES_MAX: usize = 1_572_864 + 524_288;
 /// Longest `grpc-message` that we send, before encoding; the rest is cut.
 pub const STATUS_MESSAGE_BYTES_MAX: usize = 8 * 1024;
-/// Most of a GOAWAY's debug data that is kept.
-pub const GOAWAY_DEBUG_BYTES_MAX: usize = 256;

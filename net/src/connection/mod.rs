@@ -177,6 +177,8 @@ pub struct Connection<S, R: ReadHead> {
     peer: PeerSettings,
     /// Streams with data queued and window to send it.
     ready: VecDeque<StreamId>,
+    /// Sum of the streams' queues.
+    queued_bytes: usize,
     output: Output,
 
     rates: Rates,
@@ -227,6 +229,7 @@ impl<S, R: ReadHead> Connection<S, R> {
                 concurrent_streams_max: u32::MAX,
             },
             ready: VecDeque::new(),
+            queued_bytes: 0,
             output: Output::default(),
             rates: Rates::new(now_ns),
             pings: Pings::new(config.keepalive, now_ns),
@@ -288,6 +291,11 @@ impl<S, R: ReadHead> Connection<S, R> {
         &mut self.output
     }
 
+    /// False while the peer does not read what we send: then neither should we read.
+    pub fn wants_input(&self) -> bool {
+        self.output.len() < limits::OUTPUT_BYTES_MAX
+    }
+
     /// The connection is over: nothing is accepted any more, and it can be closed once the output is written.
     pub fn is_closed(&self) -> bool {
         self.phase == Phase::Closed
@@ -324,6 +332,7 @@ impl<S, R: ReadHead> Connection<S, R> {
     pub fn disconnect(&mut self) -> Vec<(StreamId, S)> {
         self.phase = Phase::Closed;
         self.ready.clear();
+        self.queued_bytes = 0;
         self.block_bytes = Vec::new();
         let streams = std::mem::replace(&mut self.streams, Streams::new());
         streams
@@ -413,6 +422,7 @@ impl<S, R: ReadHead> Connection<S, R> {
 
     fn remove(&mut self, key: Key) -> Stream<S> {
         let stream = self.streams.remove(key);
+        self.queued_bytes -= stream.backlog_bytes();
         if self.streams.is_empty() {
             self.idle_since_ns = self.now_ns;
         }

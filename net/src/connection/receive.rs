@@ -269,7 +269,7 @@ impl<S: Default, R: ReadHead> Connection<S, R> {
             return Ok(Incoming::Nothing);
         }
         let reason = match read {
-            Ok(_) if self.streams.len() >= self.concurrent_streams_max => Reason::REFUSED_STREAM,
+            Ok(_) if self.is_full() => Reason::REFUSED_STREAM,
             Ok((_, content_length))
                 if end_stream && content_length.is_some_and(|length| length > 0) =>
             {
@@ -295,6 +295,11 @@ impl<S: Default, R: ReadHead> Connection<S, R> {
         };
         self.provoked_reset(id, reason)?;
         Ok(Incoming::Nothing)
+    }
+
+    fn is_full(&self) -> bool {
+        self.streams.len() >= self.concurrent_streams_max
+            || self.queued_bytes >= limits::QUEUED_BYTES_MAX
     }
 
     /// A block on a live stream: trailers, or what a client gets as response.

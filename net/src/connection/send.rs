@@ -149,9 +149,9 @@ impl<S, R: ReadHead> Connection<S, R> {
         }
         stream.ending = true;
         if matches!(end, End::Reset(_)) {
-            stream.queue = None;
+            self.drop_queue(key);
         }
-        match &mut stream.queue {
+        match &mut self.streams.get_mut(key).queue {
             Some(queue) => queue.end = Some(end),
             None => self.write_end(key, end),
         }
@@ -160,6 +160,7 @@ impl<S, R: ReadHead> Connection<S, R> {
     /// Drops data that has not been sent, for an end that must not wait.
     pub fn drop_queue(&mut self, key: Key) {
         let stream = self.streams.get_mut(key);
+        self.queued_bytes -= stream.backlog_bytes();
         stream.queue = None;
     }
 
@@ -253,6 +254,7 @@ impl<S, R: ReadHead> Connection<S, R> {
             })
         });
         queue.bytes += piece.len();
+        self.queued_bytes += piece.len();
         queue.pieces.push_back(piece);
         self.streams_due_ns = self.streams_due_ns.min(now_ns + limits::STREAM_STALL_NS);
         self.mark_ready(key);
@@ -298,6 +300,7 @@ impl<S, R: ReadHead> Connection<S, R> {
             let out = self.output.buffer();
             Data::header(stream.id, length, false).encode(out);
             queue.take(length, out);
+            self.queued_bytes -= length;
             queue.progress_ns = now_ns;
             stream.send_window.take(length);
             self.send_window.take(length);

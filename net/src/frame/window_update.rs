@@ -11,8 +11,7 @@ pub struct WindowUpdate {
 }
 
 impl WindowUpdate {
-    pub fn parse(header: &Header, payload: &[u8]) -> Result<WindowUpdate, Error> {
-        let _ = header;
+    pub fn parse(_header: &Header, payload: &[u8]) -> Result<WindowUpdate, Error> {
         if payload.len() != PAYLOAD_BYTES {
             return Err(Error::frame_size("WINDOW_UPDATE not of 4 bytes"));
         }

@@ -491,6 +491,12 @@ impl Server {
         self.connection.stream_count()
     }
 
+    /// Whether to read from the socket: not while the peer leaves our output unread, or it could have us hold any number of
+    /// answers.
+    pub fn wants_input(&self) -> bool {
+        self.connection.wants_input()
+    }
+
     /// Bytes to send. Ask again after having written them: queued data follows as there is room.
     pub fn output(&mut self) -> &mut Output {
         self.connection.output()

@@ -357,6 +357,49 @@ fn b12_slow_reader() {
 }
 
 #[test]
+fn b12_answers_that_nobody_takes() {
+    // Without window, answers pile up to a bound; then calls are refused until some are taken.
+    let mut peer = Peer::new();
+    peer.settings(&[(setting::INITIAL_WINDOW_SIZE, 0)]);
+    peer.output();
+    let rounds = limits::QUEUED_BYTES_MAX as u32 / 1_000_000 + 1;
+    for round in 0..rounds {
+        peer.call(2 * round + 1, b"x");
+        peer.server.respond(id(2 * round + 1), &[0; 1_000_000]);
+    }
+    assert_eq!(peer.events().len() as u32, rounds);
+    peer.sent();
+    let next = 2 * rounds + 1;
+    peer.call(next, b"x");
+    assert_eq!(
+        peer.sent(),
+        [Sent::Reset {
+            stream: next,
+            reason: Reason::REFUSED_STREAM
+        }]
+    );
+    for round in 0..rounds {
+        peer.reset(2 * round + 1);
+    }
+    peer.settings(&[(setting::INITIAL_WINDOW_SIZE, 65_535)]);
+    peer.assert_alive(next + 2);
+    // With window but an unread socket, reading should stop.
+    let mut peer = Peer::new();
+    peer.settings(&[(setting::INITIAL_WINDOW_SIZE, 1 << 30)]);
+    peer.widen(0, 1 << 30);
+    let mut stream = 1;
+    while peer.server.wants_input() {
+        peer.call(stream, b"x");
+        peer.server.respond(id(stream), &[0; 100_000]);
+        peer.server.output();
+        stream += 2;
+    }
+    assert!(peer.server.output().len() <= limits::OUTPUT_BYTES_MAX + 10_000);
+    peer.output();
+    assert!(peer.server.wants_input());
+}
+
+#[test]
 fn idle_connection_is_closed_gracefully() {
     let mut peer = Peer::new();
     peer.assert_alive(1);

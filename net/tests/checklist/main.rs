@@ -5,3 +5,4 @@ mod calls;
 mod connection;
 mod frames;
 mod peer;
+mod requests;
