@@ -15,8 +15,8 @@ use super::read::Marks;
 use super::recover_error::At;
 use super::scan::Reader;
 use super::segment::Segment;
-use super::survey::{self, Surveyed};
-use super::walk::Walk;
+use super::survey::{self, Found, Surveyed};
+use super::walk::{Findings, Walk};
 use super::{Identity, LogPosition, SegmentId};
 
 pub use super::recover_error::RecoverError;
@@ -106,21 +106,24 @@ pub fn recover(dir: &dyn LogDir, expect: Expect) -> Result<Recovered, RecoverErr
     let mut notes = Vec::new();
     let mut from = SegmentId(0);
     loop {
-        let survey = survey::survey(dir, &expect, from, &mut notes)?;
-        match recover_surveyed(dir, &expect, survey, &mut notes) {
+        let surveyed = survey::survey(dir, &expect, from, &mut notes);
+        match surveyed.and_then(|survey| recover_surveyed(dir, &expect, survey, &mut notes)) {
             Ok(mut recovered) => {
                 recovered.notes = notes;
                 return Ok(recovered);
             }
             // An older segment is kept for followers only; they get a snapshot instead.
-            Err(error) => match error.segment().filter(|id| Some(*id) < expect.first_needed) {
-                Some(damaged) => {
+            Err(error) => match error
+                .unusable()
+                .filter(|id| Some(*id) < expect.first_needed)
+            {
+                Some(damaged) if damaged >= from => {
                     notes.push(format!(
                         "{error}; no longer needed, given up with all before it"
                     ));
                     from = damaged.next();
                 }
-                None => return Err(error),
+                _ => return Err(error),
             },
         }
     }
@@ -150,28 +153,7 @@ fn recover_surveyed(
 
     let last = walk.last_segment();
     let found = walk.finish();
-    let mut segments = survey.segments;
-    let usable = segments
-        .iter()
-        .skip(last.map_or(0, |i| i + 1))
-        .take_while(|s| s.problem.is_none())
-        .count();
-    let kept = last.map_or(0, |i| i + 1) + usable;
-    for dropped in segments.drain(kept..) {
-        notes.push(format!(
-            "{} holds nothing and is not usable, it will be made anew",
-            dir.name(dropped.id)
-        ));
-    }
-    for short in segments.iter().filter(|found| found.short) {
-        notes.push(format!(
-            "{} is shorter than it was made; nothing is missing",
-            dir.name(short.id)
-        ));
-    }
-    // No batch goes to a file that is too short: it would grow with every write.
-    let short = last.is_some_and(|i| segments[i].short);
-    let block = if short { u32::MAX } else { end.block };
+    let segments = keep_usable(dir, survey.segments, last, notes);
     if found.first_index > expect.applied.saturating_add(1)
         && found.state.last_index > expect.applied
         && found.start.is_none()
@@ -182,25 +164,74 @@ fn recover_surveyed(
             applied: expect.applied,
         });
     }
-    let state = found.state;
+    // No batch goes to a file that is too short: it would grow with every write.
+    let short = last.is_some_and(|i| segments[i].short);
+    let block = if short { u32::MAX } else { end.block };
     let mut live: Vec<Segment> = segments
         .into_iter()
         .map(|s| s.into_segment(&found.segments))
         .collect();
     let spares = live.split_off(last.map_or(0, |i| i + 1));
-    let durable = LogPosition {
-        segment: live.last().map_or(SegmentId(0), Segment::id),
-        batch: found.last_batch,
-        index: state.last_index,
-    };
     let claimed = expect.claim.map_or(0, |claim| claim.batch);
-    Ok(Recovered {
+    let tail = Tail {
+        identity: Some(identity),
+        durable: LogPosition {
+            segment: live.last().map_or(SegmentId(0), Segment::id),
+            batch: found.last_batch,
+            index: found.state.last_index,
+        },
+        live,
+        spares,
+        released: survey.released,
+        block,
+        previous_crc: found.previous_crc,
+        state: found.state,
+        unsealed: found.last_batch > claimed && !found.last_is_seal,
+        incarnation: end.incarnation,
+        marks: Marks::default(),
+    };
+    Ok(complete(found, tail, report))
+}
+
+/// The segments that hold batches, up to `last`, and those prepared behind them that can be used.
+fn keep_usable(
+    dir: &dyn LogDir,
+    mut segments: Vec<Found>,
+    last: Option<usize>,
+    notes: &mut Vec<String>,
+) -> Vec<Found> {
+    let used = last.map_or(0, |i| i + 1);
+    let prepared = segments
+        .iter()
+        .skip(used)
+        .take_while(|s| s.problem.is_none())
+        .count();
+    for dropped in segments.drain(used + prepared..) {
+        let name = dir.name(dropped.id);
+        notes.push(format!(
+            "{name} holds nothing and is not usable, it will be made anew"
+        ));
+    }
+    for short in segments.iter().filter(|found| found.short) {
+        notes.push(format!(
+            "{} is shorter than it was made; nothing is missing",
+            dir.name(short.id)
+        ));
+    }
+    segments
+}
+
+fn complete(found: Findings, mut tail: Tail, report: Report) -> Recovered {
+    let state = found.state;
+    let first_index = found.marks.first_index().unwrap_or(state.last_index + 1);
+    tail.marks = found.marks;
+    Recovered {
         hard_state: HardState {
             term: Some(state.term),
             vote: Some(state.vote),
             commit: Some(state.commit),
         },
-        first_index: found.marks.first_index().unwrap_or(state.last_index + 1),
+        first_index,
         last_index: state.last_index,
         last_term: state.last_term,
         entries: found.entries,
@@ -208,22 +239,10 @@ fn recover_surveyed(
         membership: found.membership,
         report,
         notes: Vec::new(),
-        position: durable,
+        position: tail.durable,
         batches: found.batches,
-        tail: Tail {
-            identity: Some(identity),
-            live,
-            spares,
-            released: survey.released,
-            block,
-            durable,
-            previous_crc: found.previous_crc,
-            state,
-            unsealed: found.last_batch > claimed && !found.last_is_seal,
-            incarnation: end.incarnation,
-            marks: found.marks,
-        },
-    })
+        tail,
+    }
 }
 
 /// Decides whether the log may end where the walk ended.

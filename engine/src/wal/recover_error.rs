@@ -65,16 +65,16 @@ pub enum RecoverError {
 }
 
 impl RecoverError {
-    /// The segment that the error is about, if it is about one.
-    pub fn segment(&self) -> Option<SegmentId> {
+    /// The segment, there but not usable, that the error is about.
+    pub(super) fn unusable(&self) -> Option<SegmentId> {
         match self {
             RecoverError::Io { at, .. }
             | RecoverError::Damaged { at, .. }
             | RecoverError::BadSegment { at, .. }
             | RecoverError::Malformed { at, .. }
             | RecoverError::Version { at, .. } => Some(at.segment),
-            RecoverError::Missing { segment, .. } => Some(*segment),
-            RecoverError::Foreign { .. }
+            RecoverError::Missing { .. }
+            | RecoverError::Foreign { .. }
             | RecoverError::Contradiction { .. }
             | RecoverError::MissingEntries { .. } => None,
         }

@@ -132,7 +132,7 @@ pub(super) fn survey(
             newest: SegmentId(0),
         });
     };
-    for file in &files {
+    for file in files.iter().filter(|file| file.id >= from) {
         dir.flush(file.id)
             .map_err(|error| io(file.id, "flushing", error))?;
     }

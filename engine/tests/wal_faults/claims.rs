@@ -86,3 +86,23 @@ fn a_log_that_begins_after_the_trees_entries_is_refused() {
     )
     .is_ok());
 }
+
+#[test]
+fn a_needed_segment_far_beyond_a_damaged_log_is_missed_at_once() {
+    let mut log = Small::new(16 << 10, 5);
+    for _ in 0..6 {
+        log.write(50);
+    }
+    let mut image = log.disk.files.clone();
+    for file in image.values_mut() {
+        std::sync::Arc::make_mut(file)[20] ^= 1;
+    }
+    let expect = Expect {
+        first_needed: Some(SegmentId(1 << 60)),
+        ..Expect::default()
+    };
+    assert!(matches!(
+        open(&image, expect).map(|r| r.position),
+        Err(RecoverError::Missing { .. })
+    ));
+}

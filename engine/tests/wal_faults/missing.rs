@@ -121,3 +121,24 @@ fn damage_below_what_the_tree_needs_costs_only_old_entries() {
         }
     }
 }
+
+#[test]
+fn an_unreadable_segment_below_what_the_tree_needs_costs_only_old_entries() {
+    let log = log_of_segments();
+    let meta = log.meta(10);
+    let needed = meta.first_needed.expect("a segment");
+    for id in log.disk.files.keys() {
+        for at in [0, 4096] {
+            let mut dir = crate::disk::ImageDir::new(&log.disk.files);
+            dir.unreadable = Some((*id, at));
+            match engine::wal::recover(&dir, meta) {
+                Ok(recovered) => {
+                    assert!(*id < needed, "{id} at {at}");
+                    assert_eq!(recovered.entries.len(), 4, "{id} at {at}");
+                    assert!(!recovered.notes.is_empty(), "{id} at {at}");
+                }
+                Err(error) => assert!(*id >= needed, "{id}: {error}"),
+            }
+        }
+    }
+}
