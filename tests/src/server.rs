@@ -5,6 +5,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::net::TcpListener;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -323,6 +324,12 @@ impl Drop for Server {
             eprintln!("{}", self.log_tail());
         }
     }
+}
+
+/// A clean stop on SIGTERM: the server raises the signal again once everything is closed, or exits with 0.
+pub fn ended_well(status: ExitStatus) -> bool {
+    const SIGTERM: i32 = 15;
+    status.success() || status.signal() == Some(SIGTERM)
 }
 
 /// Program and first arguments of the server under test.

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 
 use rand::rngs::StdRng;
 use rand::Rng as _;
+use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;
 
 use crate::server::{cache_dir, temporary_dir, Setup};
@@ -106,18 +107,31 @@ impl Shim {
     }
 }
 
-/// Compiles the layer once per build directory and source.
+/// Compiles the layer once per target directory and source.
 fn library() -> &'static Path {
     static LIBRARY: OnceLock<PathBuf> = OnceLock::new();
     LIBRARY.get_or_init(|| {
-        let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("shim/faults.c");
-        let library = cache_dir().join(format!("faults-{}.so", std::process::id()));
+        let source = include_bytes!("../shim/faults.c");
+        let digest = Sha256::digest(source);
+        let name: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
+        let library = cache_dir().join(format!("faults-{name}.so"));
+        if library.exists() {
+            return library;
+        }
+        let place = temporary_dir();
+        let (c, so) = (
+            place.path().join("faults.c"),
+            place.path().join("faults.so"),
+        );
+        fs::write(&c, source).expect("the source can be written");
         let status = Command::new("cc")
             .args(["-O2", "-shared", "-fPIC", "-pthread", "-o"])
-            .args([&library, &source])
+            .args([&so, &c])
             .status()
             .expect("the tests need a C compiler named cc");
         assert!(status.success(), "the fault layer does not compile");
+        // A rename, so that no other test ever loads half of it.
+        fs::rename(&so, &library).expect("the layer can be renamed");
         library
     })
 }

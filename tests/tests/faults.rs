@@ -7,7 +7,7 @@ use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb as pb;
 use ringd_tests::model::Refusal;
-use ringd_tests::server::{is_ringd, temporary_dir, Server, Setup, PATIENCE};
+use ringd_tests::server::{ended_well, is_ringd, temporary_dir, Server, Setup, PATIENCE};
 use ringd_tests::shim::Shim;
 use ringd_tests::transport::{Connection, Extras};
 
@@ -15,6 +15,8 @@ const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 const NO_SPACE: i32 = 8;
 const STALL_MS: u64 = 2000;
+/// The log's place in a data directory.
+const LOG_DIR: &str = "member/wal";
 
 async fn put(connection: &Connection, key: &str, value: &str) -> Result<i64, Refusal> {
     let put = pb::PutRequest {
@@ -110,8 +112,8 @@ async fn a_log_of_another_cluster_is_refused() {
         servers.push(server);
     }
     let (mine, other) = (servers[0].data_dir(), servers[1].data_dir());
-    std::fs::remove_dir_all(mine.join("wal")).expect("a log directory");
-    copy_dir(&other.join("wal"), &mine.join("wal"));
+    std::fs::remove_dir_all(mine.join(LOG_DIR)).expect("a log directory");
+    copy_dir(&other.join(LOG_DIR), &mine.join(LOG_DIR));
     servers[0].respawn();
     must_fail(&mut servers[0], &["wal"]).await;
 }
@@ -151,7 +153,7 @@ async fn sigterm_ends_well_and_keeps_everything() {
     let revision = put(&connection, "k", "v").await.expect("a put");
     let started = Instant::now();
     let status = server.terminate().await;
-    assert!(status.success() || !is_ringd(), "SIGTERM ended in {status}");
+    assert!(ended_well(status), "SIGTERM ended in {status}");
     assert!(started.elapsed() < PATIENCE);
     server.restart().await;
     let connection = server.connect().await;
@@ -262,12 +264,45 @@ async fn a_full_disk_refuses_writes_and_recovers() {
         faulty.shim.calm();
         faulty.server.restart().await;
     } else {
-        assert_eq!(refused.code, NO_SPACE, "{refused:?}");
+        // Without room for the log itself nothing can be proposed, not even the alarm: that is an overload.
+        let overload = refused.message == "etcdserver: too many requests";
+        assert!(refused.code == NO_SPACE || overload, "{refused:?}");
         assert_eq!(get(&connection, "kept").await, Ok(Some("v".into())));
         faulty.shim.calm();
     }
     let connection = faulty.server.connect().await;
     assert_eq!(get(&connection, "kept").await, Ok(Some("v".into())));
+    let end = Instant::now() + PATIENCE;
+    while let Err(refusal) = put(&connection, "kept", "w").await {
+        assert!(
+            Instant::now() < end,
+            "no write after space returned: {refusal:?}"
+        );
+        lift_alarms(&connection).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// The alarm stays until it is lifted by member.
+async fn lift_alarms(connection: &Connection) {
+    let path = "/etcdserverpb.Maintenance/Alarm";
+    let ask = async |request: pb::AlarmRequest| {
+        let body = Bytes::from(request.encode_to_vec());
+        let answer = connection
+            .unary(path, body, &Extras::default())
+            .await
+            .ok()?;
+        pb::AlarmResponse::decode(answer).ok()
+    };
+    let all = ask(pb::AlarmRequest::default()).await;
+    for alarm in all.map(|a| a.alarms).unwrap_or_default() {
+        ask(pb::AlarmRequest {
+            action: pb::alarm_request::AlarmAction::Deactivate as i32,
+            member_id: alarm.member_id,
+            alarm: alarm.alarm,
+        })
+        .await;
+    }
 }
 
 /// While a flush takes seconds, reads and keep-alives are answered, and the write that waits is not.
@@ -331,7 +366,7 @@ async fn a_flipped_byte_in_the_log_is_never_silent() {
     server.kill();
     let pristine = temporary_dir();
     copy_dir(&server.data_dir(), pristine.path());
-    let log = newest_file(&server.data_dir().join("wal"));
+    let log = newest_file(&server.data_dir().join(LOG_DIR));
     for offset in [0, 100, 5_000, 20_000, 50_000] {
         let mut bytes = std::fs::read(&log).expect("a segment");
         bytes[offset] ^= 0x40;

@@ -12,7 +12,7 @@ use proto::mvccpb::Event;
 use rand::Rng as _;
 use ringd_tests::model::{Identity, Limits, Model, Refusal, Request, Response};
 use ringd_tests::random::{amount, seed, Generator};
-use ringd_tests::server::{is_ringd, Server, PATIENCE};
+use ringd_tests::server::{ended_well, is_ringd, Server, PATIENCE};
 use ringd_tests::transport::{Connection, Extras, Stream};
 
 const STEPS: u64 = 1500;
@@ -142,8 +142,7 @@ impl Run {
             self.server.kill();
         } else {
             let status = self.server.terminate().await;
-            // A real etcd ends by the signal itself.
-            assert!(status.success() || !is_ringd(), "SIGTERM ended in {status}");
+            assert!(ended_well(status), "SIGTERM ended in {status}");
         }
         self.server.restart().await;
         self.connection = self.server.connect().await;

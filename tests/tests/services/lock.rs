@@ -123,6 +123,9 @@ async fn an_election_from_campaign_to_resignation() {
         (leader.key.clone(), leader.rev, leader.lease),
         (bytes("e/1"), 2, 1)
     );
+    let observing = tokio::time::timeout(PATIENCE, observing).await;
+    let observing = observing.expect("in time").expect("no panic");
+    let mut observer = observing.expect("a stream").into_inner();
     let seen = observed(&mut observer).await;
     assert_eq!(seen.kv.expect("a record").value, bytes("one"));
 
