@@ -45,15 +45,15 @@ impl Model {
         match &request.request_union {
             Some(RequestUnion::CreateRequest(r)) => self.watch_create(stream, r),
             Some(RequestUnion::CancelRequest(r)) => {
-                if self.stream(stream).watchers.remove(&r.watch_id).is_some() {
-                    let header = self.header();
-                    self.stream(stream).out.push_back(pb::WatchResponse {
-                        header,
-                        watch_id: r.watch_id,
-                        canceled: true,
-                        ..Default::default()
-                    });
-                }
+                let known = self.stream(stream).watchers.remove(&r.watch_id);
+                let header = self.header();
+                let answer = known.map(|_| pb::WatchResponse {
+                    header,
+                    watch_id: r.watch_id,
+                    canceled: true,
+                    ..Default::default()
+                });
+                self.stream(stream).out.extend(answer);
             }
             Some(RequestUnion::ProgressRequest(_)) => self.watch_progress(stream),
             None => {}

@@ -236,6 +236,13 @@ impl Front {
         self.mark(connection);
     }
 
+    /// Whether to read from the connection's socket: not while its peer leaves too much unread.
+    pub fn wants_input(&self, connection: u32) -> bool {
+        self.connections
+            .get(&connection)
+            .is_none_or(|entry| entry.server.wants_input())
+    }
+
     pub fn should_close(&self, connection: u32) -> bool {
         self.connections
             .get(&connection)

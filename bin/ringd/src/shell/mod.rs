@@ -49,6 +49,8 @@ const CHECKPOINT_BYTES_PER_S: u64 = 50 << 20;
 const POOL_THREADS: usize = 2;
 /// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
 const ALONE_CALLS_MAX: usize = 1;
+/// How often a connection whose peer does not read is looked at again.
+const BACK_PRESSURE_POLL: Duration = Duration::from_millis(2);
 /// After a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -464,6 +466,9 @@ async fn accept(listener: Listener, core: Rc<RefCell<Core>>) {
 async fn read(socket: Socket, id: u32, core: Rc<RefCell<Core>>) {
     let buffers = core.borrow().buffers.clone();
     loop {
+        while !core.borrow().server.front.wants_input(id) {
+            glommio::timer::sleep(BACK_PRESSURE_POLL).await;
+        }
         // The buffer is borrowed only while bytes are moved: a thousand idle connections share one.
         let result = socket
             .read_with(&buffers, |bytes| {
