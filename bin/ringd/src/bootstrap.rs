@@ -92,6 +92,16 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
             .into())
         }
     };
+    if store.members().next().is_some() && store.member(ids.member_id).is_none() {
+        return Err(format!(
+            "the log in {} belongs to another cluster: its member {:x} of cluster {:x} is none of the members in {}",
+            files.path().display(),
+            ids.member_id,
+            ids.cluster_id,
+            path.display()
+        )
+        .into());
+    }
     store.hub_mut().set_identity(watch::Identity {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,

@@ -18,11 +18,15 @@ use std::{
     error::Error,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
     sync::Arc,
+    time::Duration,
 };
 
 /// Registered memory of the executor: small, because the log has its own buffers and sockets need none.
 const IO_MEMORY_BYTES: usize = 1 << 20;
 const RING_DEPTH: usize = 256;
+/// How long a port that is in use is tried again, and how often.
+const BIND_PATIENCE: Duration = Duration::from_secs(2);
+const BIND_RETRY: Duration = Duration::from_millis(10);
 /// A message may be this much larger than `--max-request-bytes` before gRPC refuses it.
 const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
 
@@ -177,7 +181,7 @@ fn bind(urls: &[config::Url]) -> Result<Vec<(TcpListener, SocketAddr)>, Box<dyn 
         let mut last = None;
         let addresses: Vec<SocketAddr> = (url.host(), port).to_socket_addrs()?.collect();
         for address in addresses {
-            match TcpListener::bind(address) {
+            match bind_patiently(address) {
                 Ok(listener) => {
                     bound += 1;
                     listeners.push((listener, address));
@@ -193,6 +197,23 @@ fn bind(urls: &[config::Url]) -> Result<Vec<(TcpListener, SocketAddr)>, Box<dyn 
         }
     }
     Ok(listeners)
+}
+
+/// A server that was killed a moment ago may hold its port a little longer: the kernel takes its rings down after it is
+/// gone. A port that is really taken shows after that.
+fn bind_patiently(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let begun = std::time::Instant::now();
+    loop {
+        match TcpListener::bind(address) {
+            Err(error)
+                if error.kind() == std::io::ErrorKind::AddrInUse
+                    && begun.elapsed() < BIND_PATIENCE =>
+            {
+                std::thread::sleep(BIND_RETRY)
+            }
+            result => return result,
+        }
+    }
 }
 
 fn bind_error(address: SocketAddr, error: &std::io::Error) -> String {

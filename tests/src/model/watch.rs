@@ -44,6 +44,7 @@ impl Model {
         self.streams.entry(stream).or_default();
         match &request.request_union {
             Some(RequestUnion::CreateRequest(r)) => self.watch_create(stream, r),
+<<<<<<< HEAD
             Some(RequestUnion::CancelRequest(r)) => {
                 let known = self.stream(stream).watchers.remove(&r.watch_id);
                 let header = self.header();
@@ -55,8 +56,25 @@ impl Model {
                 });
                 self.stream(stream).out.extend(answer);
             }
+=======
+            Some(RequestUnion::CancelRequest(r)) => self.watch_cancel(stream, r.watch_id),
+>>>>>>> tests
             Some(RequestUnion::ProgressRequest(_)) => self.watch_progress(stream),
             None => {}
+        }
+    }
+
+    /// Ids that are not known get no answer.
+    fn watch_cancel(&mut self, stream: u64, watch_id: i64) {
+        let header = self.header();
+        let stream = self.stream(stream);
+        if stream.watchers.remove(&watch_id).is_some() {
+            stream.out.push_back(pb::WatchResponse {
+                header,
+                watch_id,
+                canceled: true,
+                ..Default::default()
+            });
         }
     }
 
