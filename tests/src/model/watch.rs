@@ -44,21 +44,7 @@ impl Model {
         self.streams.entry(stream).or_default();
         match &request.request_union {
             Some(RequestUnion::CreateRequest(r)) => self.watch_create(stream, r),
-<<<<<<< HEAD
-            Some(RequestUnion::CancelRequest(r)) => {
-                let known = self.stream(stream).watchers.remove(&r.watch_id);
-                let header = self.header();
-                let answer = known.map(|_| pb::WatchResponse {
-                    header,
-                    watch_id: r.watch_id,
-                    canceled: true,
-                    ..Default::default()
-                });
-                self.stream(stream).out.extend(answer);
-            }
-=======
             Some(RequestUnion::CancelRequest(r)) => self.watch_cancel(stream, r.watch_id),
->>>>>>> tests
             Some(RequestUnion::ProgressRequest(_)) => self.watch_progress(stream),
             None => {}
         }
