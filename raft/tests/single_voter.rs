@@ -194,3 +194,17 @@ fn a_log_shorter_than_what_was_applied_is_refused() {
     let error = Node::new(Config::new(1), initial).expect_err("lost log");
     assert!(error.to_string().contains("lost"), "{error}");
 }
+
+/// V24.
+#[test]
+fn lease_reads_without_a_quorum_check_are_refused() {
+    let config = Config {
+        check_quorum: false,
+        read_only: raft::ReadOnly::Lease,
+        ..Config::new(1)
+    };
+    assert!(matches!(
+        Node::new(config, Initial::default()),
+        Err(raft::Error::Config(_))
+    ));
+}
