@@ -257,7 +257,8 @@ impl Node {
         };
         let full = state == ProgressState::Replicate && progress.inflights.is_full();
         let on_disk = next < self.log.ring_first() && next <= self.log.last();
-        if on_disk && state == ProgressState::Replicate && !full {
+        let blind = on_disk && state == ProgressState::Probe;
+        if on_disk && !blind && !full {
             self.tracker.peers[at].progress.reading = Some(next);
             self.request_read(next, self.log.ring_first() - 1);
             return false;
@@ -269,7 +270,7 @@ impl Node {
             self.log
                 .collect(next, self.log.last(), self.config.message_bytes_max)
         };
-        if entries.is_empty() && !even_empty && !on_disk {
+        if entries.is_empty() && !even_empty && !blind {
             return false;
         }
         self.send_entries(at, to, (next - 1, prev_term), entries, bytes);

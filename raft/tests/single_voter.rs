@@ -1,7 +1,8 @@
 //! A group of one: each commit waits for the node's own disk and for nothing else.
 
 use bytes::Bytes;
-use proto::raftpb::{ConfState, Entry, EntryType, HardState};
+use prost::Message as _;
+use proto::raftpb::{ConfChange, ConfState, Entry, EntryType, HardState};
 use raft::{Config, Initial, Node, ReadState, Role};
 
 fn voters(ids: &[u64]) -> ConfState {
@@ -139,6 +140,50 @@ fn a_restart_applies_nothing_twice_and_skips_nothing() {
     assert_eq!((node.term(), node.role()), (2, Role::Leader));
 }
 
+/// etcd starts a cluster from a log that adds each member, committed from the beginning.
+#[test]
+fn a_log_of_changes_sets_up_a_group() {
+    let add = |index: u64| {
+        let change = ConfChange {
+            id: Some(0),
+            r#type: Some(0),
+            node_id: Some(index),
+            context: None,
+        };
+        Entry {
+            r#type: Some(EntryType::EntryConfChange as i32),
+            term: Some(1),
+            index: Some(index),
+            data: Some(change.encode_to_vec().into()),
+        }
+    };
+    let initial = Initial {
+        hard_state: HardState {
+            term: Some(1),
+            vote: Some(0),
+            commit: Some(3),
+        },
+        entries: vec![add(1), add(2), add(3)],
+        ..Initial::default()
+    };
+    let mut node = Node::new(Config::new(1), initial).expect("valid");
+    node.campaign();
+    assert_eq!(
+        node.role(),
+        Role::Follower,
+        "it does not know whose votes it needs"
+    );
+    for entry in node.ready().committed {
+        let change = raft::ConfChange::decode(entry.r#type(), entry.data()).expect("valid");
+        node.apply_conf_change(&change.to_v2()).expect("possible");
+        node.applied(entry.index.unwrap_or(0));
+    }
+    assert_eq!(node.conf_state().voters, [1, 2, 3]);
+    node.campaign();
+    assert_eq!(node.role(), Role::PreCandidate);
+    assert_eq!(node.ready().messages.len(), 2);
+}
+
 #[test]
 fn a_log_shorter_than_what_was_applied_is_refused() {
     let initial = Initial {
@@ -148,4 +193,18 @@ fn a_log_shorter_than_what_was_applied_is_refused() {
     };
     let error = Node::new(Config::new(1), initial).expect_err("lost log");
     assert!(error.to_string().contains("lost"), "{error}");
+}
+
+/// V24.
+#[test]
+fn lease_reads_without_a_quorum_check_are_refused() {
+    let config = Config {
+        check_quorum: false,
+        read_only: raft::ReadOnly::Lease,
+        ..Config::new(1)
+    };
+    assert!(matches!(
+        Node::new(config, Initial::default()),
+        Err(raft::Error::Config(_))
+    ));
 }
