@@ -169,7 +169,6 @@ const TRAPS: &[Trap] = &[
         "headers that are absent",
         &[
             "services/maintenance.rs::defragment_and_move_leader_have_no_header",
-            "services/maintenance.rs::a_snapshot_is_framed_and_sealed",
             "services/cluster.rs::the_member_list_has_no_revision",
         ],
     ),

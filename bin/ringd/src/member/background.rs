@@ -5,7 +5,7 @@ use crate::request::CallId;
 use engine::{
     error::RequestError,
     page::{FetchDone, Miss},
-    store::hash::HashJob,
+    store::{hash::HashJob, WholeHashJob},
 };
 use proto::etcdserverpb as pb;
 use std::collections::VecDeque;
@@ -18,8 +18,8 @@ const CATCH_UP_ROWS_MAX: usize = 500;
 const HASHES_MAX: usize = 16;
 
 enum Hash {
-    Kv,
-    All,
+    Kv(HashJob),
+    All(WholeHashJob),
 }
 
 /// The caller of a physical compaction.
@@ -32,7 +32,7 @@ struct Waiting {
 
 #[derive(Default)]
 pub(super) struct Background {
-    hashes: VecDeque<(CallId, Hash, HashJob)>,
+    hashes: VecDeque<(CallId, Hash)>,
     /// Callers of physical compactions, with the number of the compaction that they wait for.
     compactions: VecDeque<Waiting>,
     /// A step lacked pages: no use in trying before some arrive.
@@ -86,53 +86,54 @@ impl Member {
     }
 
     fn hash_slice(&mut self) -> Result<(), Miss> {
-        let Some((call, kind, mut job)) = self.background.hashes.pop_front() else {
+        let Some((call, mut hash)) = self.background.hashes.pop_front() else {
             return Ok(());
         };
-        match job.step(&self.store, SLICE_ROWS_MAX) {
-            Err(miss) => {
-                self.background.hashes.push_front((call, kind, job));
-                Err(miss)
-            }
-            Ok(None) => {
-                self.background.hashes.push_front((call, kind, job));
-                Ok(())
-            }
+        let header = Some(self.header(self.store.revision()));
+        let step = match &mut hash {
+            Hash::All(job) => job
+                .step(&self.store, SLICE_ROWS_MAX)
+                .map(|done| done.map(|hash| Ok(encode(&pb::HashResponse { header, hash })))),
+            Hash::Kv(job) => job.step(&self.store, SLICE_ROWS_MAX).map(|done| {
+                done.map(|result| {
+                    result.map(|found| {
+                        encode(&pb::HashKvResponse {
+                            header,
+                            hash: found.hash,
+                            compact_revision: found.compact_revision,
+                            hash_revision: 0,
+                        })
+                    })
+                })
+            }),
+        };
+        match step {
             Ok(Some(result)) => {
-                let header = Some(self.header(self.store.revision()));
-                let message = result.map(|found| match kind {
-                    Hash::All => encode(&pb::HashResponse {
-                        header,
-                        hash: found.hash,
-                    }),
-                    Hash::Kv => encode(&pb::HashKvResponse {
-                        header,
-                        hash: found.hash,
-                        compact_revision: found.compact_revision,
-                        hash_revision: 0,
-                    }),
-                });
-                self.reply(call, message.map_err(Into::into));
+                self.reply(call, result.map_err(Into::into));
                 Ok(())
+            }
+            unfinished => {
+                self.background.hashes.push_front((call, hash));
+                unfinished.map(|_| ())
             }
         }
     }
 
     pub(super) fn hash(&mut self, call: CallId) {
-        let job = self.store.hash_kv(0);
-        self.queue_hash(call, Hash::All, job);
+        let job = self.store.hash();
+        self.queue_hash(call, Hash::All(job));
     }
 
     pub(super) fn hash_kv(&mut self, call: CallId, revision: i64) {
         let job = self.store.hash_kv(revision);
-        self.queue_hash(call, Hash::Kv, job);
+        self.queue_hash(call, Hash::Kv(job));
     }
 
-    fn queue_hash(&mut self, call: CallId, kind: Hash, job: HashJob) {
+    fn queue_hash(&mut self, call: CallId, hash: Hash) {
         if self.background.hashes.len() >= HASHES_MAX {
             return self.reply(call, Err(RequestError::TooManyRequests.into()));
         }
-        self.background.hashes.push_back((call, kind, job));
+        self.background.hashes.push_back((call, hash));
     }
 
     /// The answer to a compaction: at once, or after its rows are gone when the caller asked for that.
@@ -189,7 +190,7 @@ impl Member {
         for read in self.reads.take_parked() {
             self.refuse(read.call, &read.request, RequestError::Corrupt.into());
         }
-        while let Some((call, _, _)) = self.background.hashes.pop_front() {
+        while let Some((call, _)) = self.background.hashes.pop_front() {
             self.reply(call, Err(RequestError::Corrupt.into()));
         }
         self.raise_corrupt(error);

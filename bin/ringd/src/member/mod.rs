@@ -351,5 +351,7 @@ impl Member {
         self.wal.on_timer(now_ns);
         self.expire_leases(now_ns);
         self.watch_timer(now_ns);
+        // Whether more is left to evict shows at the next pulse.
+        self.store.pages_mut().evict_some();
     }
 }

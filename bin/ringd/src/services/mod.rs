@@ -53,9 +53,7 @@ pub fn decode(method: MethodId, message: Bytes, limits: &Limits) -> Result<Call,
         }
         M::Put => Request::Put(parse(message)?),
         M::DeleteRange => Request::DeleteRange(parse(message)?),
-        M::Txn => Request::Txn(Box::new(
-            decode_txn(message, limits.txn_ops_max).map_err(txn_refusal)?,
-        )),
+        M::Txn => Request::Txn(Box::new(txn(message, limits)?)),
         M::Compact => Request::Compact(parse(message)?),
         M::Watch => Request::Watch(parse(message)?),
         M::LeaseGrant => Request::LeaseGrant(parse(message)?),
@@ -149,16 +147,48 @@ fn parse<M: Message + Default>(message: Bytes) -> Result<M, Status> {
 
 /// The text after the colon is free: it is the decoder's own.
 fn unreadable(reason: &str) -> Status {
-    let reason =
-        if reason.contains("buffer underflow") || reason.contains("delimited length exceeded") {
-            "unexpected EOF"
-        } else {
-            reason
-        };
+    let cut_short = ["buffer underflow", "delimited length exceeded"];
+    let reason = match cut_short.iter().any(|text| reason.contains(text)) {
+        true => "unexpected EOF".to_string(),
+        false => wrong_wire_type(reason).unwrap_or_else(|| reason.to_string()),
+    };
     Status::with_text(
         code::INTERNAL,
         format!("grpc: error unmarshalling request: {reason}"),
     )
+}
+
+/// etcd's words for a field of the wrong wire type, which ours name as `Message.field: invalid wire type: Varint (...)`.
+fn wrong_wire_type(reason: &str) -> Option<String> {
+    let (place, found) = reason.split_once(": invalid wire type: ")?;
+    let field = place.rsplit_once('.')?.1;
+    let number = match found.split(' ').next()? {
+        "Varint" => 0,
+        "SixtyFourBit" => 1,
+        "LengthDelimited" => 2,
+        "StartGroup" => 3,
+        "EndGroup" => 4,
+        _ => 5,
+    };
+    let name: String = field
+        .split('_')
+        .flat_map(|word| {
+            let mut letters = word.chars();
+            let first = letters.next().map(|letter| letter.to_ascii_uppercase());
+            first.into_iter().chain(letters)
+        })
+        .collect();
+    Some(format!("proto: wrong wireType = {number} for field {name}"))
+}
+
+/// Lists a little too long are decoded all the same: the quota is checked before the number of operations is.
+fn txn(message: Bytes, limits: &Limits) -> Result<pb::TxnRequest, Status> {
+    decode_txn(message.clone(), limits.txn_ops_max)
+        .or_else(|error| match error {
+            DecodeError::TooManyOps => decode_txn(message, limits.txn_ops_max.saturating_mul(2)),
+            other => Err(other),
+        })
+        .map_err(txn_refusal)
 }
 
 fn txn_refusal(error: DecodeError) -> Status {
@@ -195,4 +225,19 @@ fn validate_range_stream(range: &pb::RangeRequest) -> Result<(), Status> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrong_wire_types_are_told_in_etcds_words() {
+        let message = Bytes::from_static(&[0x08, 0x01]);
+        let status = parse::<pb::PutRequest>(message).unwrap_err();
+        assert_eq!(
+            status.message,
+            "grpc: error unmarshalling request: proto: wrong wireType = 0 for field Key"
+        );
+    }
 }
