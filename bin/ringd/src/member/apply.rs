@@ -151,6 +151,10 @@ impl Member {
         if let Some(set) = &request.cluster_member_attr_set {
             if set.member_id == self.config.member_id {
                 self.introduced = Introduction::Done;
+                if self.checkpoints.is_first() {
+                    // From the start on the page file says whose log it goes with.
+                    self.checkpoints.force();
+                }
             }
         }
         self.lease_answers();

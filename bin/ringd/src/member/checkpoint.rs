@@ -66,6 +66,11 @@ impl Checkpoints {
         self.logged_bytes += entries.iter().map(bytes).sum::<u64>();
     }
 
+    /// Whether this process has begun none yet.
+    pub fn is_first(&self) -> bool {
+        self.last_applied == 0
+    }
+
     pub fn force(&mut self) {
         self.forced = true;
     }

@@ -147,7 +147,11 @@ fn parse<M: Message + Default>(message: Bytes) -> Result<M, Status> {
 
 /// The text after the colon is free: it is the decoder's own.
 fn unreadable(reason: &str) -> Status {
-    let cut_short = ["buffer underflow", "delimited length exceeded"];
+    let cut_short = [
+        "buffer underflow",
+        "delimited length exceeded",
+        "invalid varint",
+    ];
     let reason = match cut_short.iter().any(|text| reason.contains(text)) {
         true => "unexpected EOF".to_string(),
         false => wrong_wire_type(reason).unwrap_or_else(|| reason.to_string()),
