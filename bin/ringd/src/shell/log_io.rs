@@ -7,7 +7,7 @@ use std::{io, sync::Arc, task::Context};
 /// Writer threads: as many writes as the log has in flight.
 const WRITERS: usize = 2;
 /// A device whose 99.9th percentile is above this never gets inline writes: they would stop everything else for it.
-const INLINE_P999_NS_MAX: u64 = 2_000_000;
+const INLINE_P999_NS_MAX: u64 = 10_000_000;
 /// An inline write that took longer than this sends the next ones to the threads...
 const INLINE_SLOW_NS: u64 = 5_000_000;
 /// ...for so many writes.
