@@ -166,6 +166,15 @@ async fn hashes_follow_the_content() {
 }
 
 #[tokio::test]
+async fn defragmenting_an_idle_member_again_is_answered() {
+    let mut etcd = Etcd::fresh().await;
+    for _ in 0..3 {
+        let answer = etcd.maintenance.defragment(pb::DefragmentRequest {}).await;
+        assert_eq!(answer.expect("an answer").into_inner().header, None);
+    }
+}
+
+#[tokio::test]
 async fn a_snapshot_is_not_served_yet() {
     let mut etcd = Etcd::fresh().await;
     let status = match etcd.maintenance.snapshot(pb::SnapshotRequest {}).await {

@@ -83,6 +83,12 @@ impl Member {
         pages.dirty_bytes() + pages.frozen_bytes() >= DIRTY_BYTES_MAX
     }
 
+    /// Whether the page file holds everything that is applied.
+    pub(super) fn is_checkpointed(&self) -> bool {
+        self.checkpoints.running.is_none()
+            && self.checkpoints.last_applied == self.store.applied().0
+    }
+
     pub(super) fn maybe_checkpoint(&mut self, now_ns: u64) {
         let (applied, _) = self.store.applied();
         let checkpoints = &self.checkpoints;

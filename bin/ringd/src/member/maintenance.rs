@@ -44,8 +44,12 @@ impl Member {
         self.reply(call, Ok(encode(&response)));
     }
 
-    /// Freed pages go back to the file system; reads and writes go on meanwhile.
+    /// Writes what changed back; reads and writes go on meanwhile. Pages are not moved yet.
     pub(super) fn defragment(&mut self, call: CallId) {
+        if self.is_checkpointed() {
+            // Nothing was written since: no checkpoint will come to answer the caller.
+            return self.reply(call, Ok(encode(&pb::DefragmentResponse::default())));
+        }
         self.defragmentations.push(call);
         self.checkpoints.force();
     }
