@@ -108,8 +108,9 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         txn_ops_max: config.max_txn_ops as usize,
         request_bytes_max: config.max_request_bytes as usize,
     };
+    let election_ns = config.election_ticks() * config.heartbeat_interval_ms * 1_000_000;
     let methods: &'static net::grpc::Methods = Box::leak(Box::new(methods::table()));
-    let front = Front::new(methods, Arc::new(front_config(config)), limits);
+    let front = Front::new(methods, Arc::new(front_config(config)), limits, election_ns);
     let server = Server::new(front, started.member);
     let wal_io = match config.wal_io {
         config::WalIo::Auto => WalIo::Auto,

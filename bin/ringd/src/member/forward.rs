@@ -80,7 +80,11 @@ impl Member {
     pub(super) fn retry_lease_calls(&mut self, now_ns: u64) {
         for read in std::mem::take(&mut self.forwarded.waiting) {
             if read.deadline_ns <= now_ns {
-                self.refuse(read.call, &read.request, RequestError::NoLeader.into());
+                let error = match self.has_leader() {
+                    true => RequestError::Timeout,
+                    false => RequestError::NoLeader,
+                };
+                self.refuse(read.call, &read.request, error.into());
             } else {
                 self.route_lease_call(read);
             }
