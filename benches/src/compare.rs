@@ -3,14 +3,13 @@
 use crate::{
     device,
     load::{Kind, Load},
-    process::{self, Sample},
+    process::Sample,
     run::{self, Outcome},
+    servers::{Cluster, Program},
 };
 use std::{
     error::Error,
-    net::{SocketAddr, TcpListener, TcpStream},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -38,28 +37,70 @@ pub struct Arguments {
     /// Keys of the large part (count, memory, restart); 0 leaves it out.
     #[arg(long, default_value_t = 0)]
     large_keys: u64,
+    /// Only the large part.
+    #[arg(long)]
+    large_only: bool,
     /// Further flags for ringd.
     #[arg(long = "ringd-flag", allow_hyphen_values = true)]
     ringd_flags: Vec<String>,
 }
 
-/// One measured figure of one server in one round.
-struct Figure {
+/// What was measured: rows of figures, each with the values of every round for each program.
+pub struct Table {
+    programs: Vec<&'static str>,
+    rows: Vec<Row>,
+}
+
+struct Row {
     name: &'static str,
     unit: &'static str,
-    value: f64,
+    /// By program.
+    values: Vec<Vec<f64>>,
 }
 
-struct Server {
-    child: Child,
-    client: SocketAddr,
-    dir: PathBuf,
-}
+impl Table {
+    pub fn new(programs: Vec<&'static str>) -> Table {
+        Table {
+            programs,
+            rows: Vec::new(),
+        }
+    }
 
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+    /// Takes in one figure of the program at this place.
+    pub fn note(&mut self, place: usize, name: &'static str, unit: &'static str, value: f64) {
+        let at = self.rows.iter().position(|row| row.name == name);
+        let at = at.unwrap_or_else(|| {
+            self.rows.push(Row {
+                name,
+                unit,
+                values: vec![Vec::new(); self.programs.len()],
+            });
+            self.rows.len() - 1
+        });
+        self.rows[at].values[place].push(value);
+    }
+
+    /// Prints the medians, and the ratio of the first program to the second.
+    pub fn print(&mut self) {
+        println!("| figure | unit | {} | ratio |", self.programs.join(" | "));
+        println!(
+            "| --- | --- |{} --- |",
+            " --- |".repeat(self.programs.len())
+        );
+        for row in &mut self.rows {
+            let medians: Vec<f64> = row.values.iter_mut().map(|values| median(values)).collect();
+            let cells: Vec<String> = medians.iter().map(|value| format!("{value:.2}")).collect();
+            let ratio = match medians.as_slice() {
+                [ours, theirs] if *theirs != 0.0 => format!("{:.3}", ours / theirs),
+                _ => "-".into(),
+            };
+            println!(
+                "| {} | {} | {} | {ratio} |",
+                row.name,
+                row.unit,
+                cells.join(" | ")
+            );
+        }
     }
 }
 
@@ -81,52 +122,37 @@ pub fn line(outcome: &Outcome) -> String {
 }
 
 pub fn compare(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
-    let mut programs = vec![("ringd", arguments.ringd.clone())];
-    programs.extend(arguments.etcd.clone().map(|path| ("etcd", path)));
-    let mut table: Vec<(&'static str, &'static str, Vec<Vec<f64>>)> = Vec::new();
+    let mut programs = vec![Program {
+        name: "ringd",
+        path: arguments.ringd.clone(),
+        flags: arguments.ringd_flags.clone(),
+    }];
+    programs.extend(arguments.etcd.clone().map(|path| Program {
+        name: "etcd",
+        path,
+        flags: Vec::new(),
+    }));
+    let mut table = Table::new(programs.iter().map(|program| program.name).collect());
     for round in 0..arguments.rounds {
         let floor = device::durable_writes(&arguments.dir, 3000)?;
+        let floor_us = floor.value_at_quantile(0.5) as f64 / 1e3;
         eprintln!(
-            "round {}: bare durable write p50 {:.0} us",
-            round + 1,
-            floor.value_at_quantile(0.5) as f64 / 1e3
+            "round {}: bare durable write p50 {floor_us:.0} us",
+            round + 1
         );
-        for (place, (name, program)) in programs.iter().enumerate() {
-            let mut figures = vec![Figure {
-                name: "bare durable write p50",
-                unit: "us",
-                value: floor.value_at_quantile(0.5) as f64 / 1e3,
-            }];
-            measure(arguments, name, program, &mut figures)?;
-            for figure in figures {
-                let at = match table.iter().position(|row| row.0 == figure.name) {
-                    Some(at) => at,
-                    None => {
-                        table.push((figure.name, figure.unit, vec![Vec::new(); programs.len()]));
-                        table.len() - 1
-                    }
-                };
-                table[at].2[place].push(figure.value);
+        for (place, program) in programs.iter().enumerate() {
+            let mut note = |name, unit, value| table.note(place, name, unit, value);
+            note("bare durable write p50", "us", floor_us);
+            if !arguments.large_only {
+                measure(arguments, program, &mut note)?;
+            }
+            if arguments.large_keys > 0 {
+                measure_large(arguments, program, &mut note)?;
             }
         }
     }
-    print(&programs, &mut table);
+    table.print();
     Ok(())
-}
-
-fn print(programs: &[(&str, PathBuf)], table: &mut [(&'static str, &'static str, Vec<Vec<f64>>)]) {
-    let names: Vec<&str> = programs.iter().map(|(name, _)| *name).collect();
-    println!("| figure | unit | {} | ratio |", names.join(" | "));
-    println!("| --- | --- |{} --- |", " --- |".repeat(names.len()));
-    for (name, unit, servers) in table {
-        let medians: Vec<f64> = servers.iter_mut().map(|values| median(values)).collect();
-        let cells: Vec<String> = medians.iter().map(|value| format!("{value:.2}")).collect();
-        let ratio = match medians.as_slice() {
-            [ours, theirs] if *theirs != 0.0 => format!("{:.3}", ours / theirs),
-            _ => "-".into(),
-        };
-        println!("| {name} | {unit} | {} | {ratio} |", cells.join(" | "));
-    }
 }
 
 fn median(values: &mut [f64]) -> f64 {
@@ -136,14 +162,15 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn measure(
     arguments: &Arguments,
-    name: &str,
-    program: &Path,
-    figures: &mut Vec<Figure>,
+    program: &Program,
+    note: &mut impl FnMut(&'static str, &'static str, f64),
 ) -> Result<(), Box<dyn Error>> {
     let dir = tempfile::Builder::new()
         .prefix("ringd-bench-")
         .tempdir_in(&arguments.dir)?;
-    let server = start(arguments, name, program, dir.path())?;
+    let name = program.name;
+    let cluster = Cluster::start(program, dir.path(), 1)?;
+    let server = &cluster.members[0];
     let base = Load {
         kind: Kind::Put,
         clients: 256,
@@ -153,9 +180,8 @@ fn measure(
         limit: 500,
         seconds: 600.0,
         requests: arguments.keys,
-        rate: 0.0,
         sequential: true,
-        seed: 1,
+        ..Load::default()
     };
     eprintln!("{name}: loading {} keys", arguments.keys);
     run::run(server.client, &base)?;
@@ -176,9 +202,9 @@ fn measure(
         ..timed.clone()
     };
     let step = |label: &str, load: Load| -> Result<(Outcome, Sample), Box<dyn Error>> {
-        let before = process::sample(server.child.id(), &server.dir)?;
+        let before = server.sample()?;
         let outcome = run::run(server.client, &load)?;
-        let used = process::sample(server.child.id(), &server.dir)?.since(&before);
+        let used = server.sample()?.since(&before);
         eprintln!("{name}: {label}: {}", line(&outcome));
         Ok((outcome, used))
     };
@@ -188,8 +214,6 @@ fn measure(
     let cpu = |outcome: &Outcome, used: &Sample| {
         used.cpu.as_secs_f64() * 1e6 / outcome.done.max(1) as f64
     };
-    let mut note = |name, unit, value| figures.push(Figure { name, unit, value });
-
     let (outcome, _) = step("get, serializable, 1 client", one(Kind::SerializableGet))?;
     note(
         "get, serializable, 1 client: p50",
@@ -278,25 +302,21 @@ fn measure(
     let (outcome, _) = step("watch, 100 watchers", watch)?;
     note("watch, 100 watchers: events", "1/s", outcome.per_second());
     note("watch, 100 watchers: p50", "us", micros(&outcome, 0.5));
-    drop(server);
-    drop(dir);
-    if arguments.large_keys > 0 {
-        measure_large(arguments, name, program, &mut note)?;
-    }
     Ok(())
 }
 
 /// Memory, counts and restarts with many keys.
 fn measure_large(
     arguments: &Arguments,
-    name: &str,
-    program: &Path,
+    program: &Program,
     note: &mut impl FnMut(&'static str, &'static str, f64),
 ) -> Result<(), Box<dyn Error>> {
     let dir = tempfile::Builder::new()
         .prefix("ringd-bench-")
         .tempdir_in(&arguments.dir)?;
-    let mut server = start(arguments, name, program, dir.path())?;
+    let name = program.name;
+    let mut cluster = Cluster::start(program, dir.path(), 1)?;
+    let server = &mut cluster.members[0];
     eprintln!("{name}: loading {} keys", arguments.large_keys);
     let load = Load {
         kind: Kind::Put,
@@ -306,25 +326,18 @@ fn measure_large(
         keys: arguments.large_keys,
         limit: 0,
         seconds: 3600.0,
-        requests: arguments.large_keys * 2,
-        rate: 0.0,
-        sequential: false,
+        requests: arguments.large_keys,
+        shuffled: true,
         seed: 7,
+        ..Load::default()
     };
     run::run(server.client, &load)?;
-    // Drawing twice as often as there are keys leaves one in seven out; a walk in order writes those.
-    let rest = Load {
-        requests: arguments.large_keys,
-        sequential: true,
-        ..load.clone()
-    };
-    run::run(server.client, &rest)?;
     let read = Load {
         kind: Kind::Get,
-        ..rest.clone()
+        ..load.clone()
     };
     run::run(server.client, &read)?;
-    let sample = process::sample(server.child.id(), &server.dir)?;
+    let sample = server.sample()?;
     note(
         "large: resident memory",
         "MiB",
@@ -352,6 +365,7 @@ fn measure_large(
     let writes = Load {
         requests: 0,
         seconds: 3.0,
+        shuffled: false,
         ..load
     };
     let client = server.client;
@@ -360,94 +374,15 @@ fn measure_large(
         let _ = run::run(client, &writes).map_err(|error| error.to_string());
     });
     std::thread::sleep(Duration::from_secs(2));
-    server.child.kill()?;
-    server.child.wait()?;
+    server.kill();
     let _ = writer.join();
     let begun = Instant::now();
-    let again = start_in(arguments, name, program, dir.path())?;
+    server.start()?;
+    server.wait_until_serving()?;
     note(
         "large: restart after kill",
         "ms",
         begun.elapsed().as_secs_f64() * 1e3,
     );
-    drop(again);
     Ok(())
-}
-
-fn start(
-    arguments: &Arguments,
-    name: &str,
-    program: &Path,
-    dir: &Path,
-) -> Result<Server, Box<dyn Error>> {
-    start_in(arguments, name, program, dir)
-}
-
-/// Starts a server on free ports and waits until it answers a linearizable read.
-fn start_in(
-    arguments: &Arguments,
-    name: &str,
-    program: &Path,
-    dir: &Path,
-) -> Result<Server, Box<dyn Error>> {
-    let (client, peer) = (free_port()?, free_port()?);
-    let (client_url, peer_url) = (
-        format!("http://127.0.0.1:{client}"),
-        format!("http://127.0.0.1:{peer}"),
-    );
-    let mut command = Command::new(program);
-    command
-        .args(["--name", "bench", "--data-dir"])
-        .arg(dir.join("data"))
-        .args(["--listen-client-urls", &client_url])
-        .args(["--advertise-client-urls", &client_url])
-        .args(["--listen-peer-urls", &peer_url])
-        .args(["--initial-advertise-peer-urls", &peer_url])
-        .args(["--initial-cluster", &format!("bench={peer_url}")])
-        .args([
-            "--quota-backend-bytes",
-            "8589934592",
-            "--log-level",
-            "error",
-        ])
-        .stdout(Stdio::null())
-        .stderr(Stdio::inherit());
-    if name == "ringd" {
-        command.args(&arguments.ringd_flags);
-    }
-    let child = command.spawn()?;
-    let server = Server {
-        child,
-        client: SocketAddr::from(([127, 0, 0, 1], client)),
-        dir: dir.to_path_buf(),
-    };
-    let begun = Instant::now();
-    let probe = Load {
-        kind: Kind::Get,
-        clients: 1,
-        connections: 1,
-        value_bytes: 1,
-        keys: 1,
-        limit: 0,
-        seconds: 30.0,
-        requests: 1,
-        rate: 0.0,
-        sequential: true,
-        seed: 1,
-    };
-    while begun.elapsed() < Duration::from_secs(60) {
-        if TcpStream::connect(server.client).is_ok() {
-            if let Ok(outcome) = run::run(server.client, &probe) {
-                if outcome.done == 1 && outcome.failed == 0 {
-                    return Ok(server);
-                }
-            }
-        }
-        std::thread::sleep(Duration::from_millis(2));
-    }
-    Err(format!("{name} did not answer within 60 s").into())
-}
-
-fn free_port() -> Result<u16, Box<dyn Error>> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?.port())
 }

@@ -54,11 +54,45 @@ pub struct Load {
     /// Walk the keys in order instead of drawing them.
     #[arg(long)]
     pub sequential: bool,
+    /// Walk the keys in an order that looks random and has each of them once.
+    #[arg(long, conflicts_with = "sequential")]
+    pub shuffled: bool,
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
 }
 
+impl Default for Load {
+    /// One client that puts a few keys.
+    fn default() -> Load {
+        Load {
+            kind: Kind::Put,
+            clients: 1,
+            connections: 1,
+            value_bytes: 256,
+            keys: 100,
+            limit: 500,
+            seconds: 5.0,
+            requests: 0,
+            rate: 0.0,
+            sequential: false,
+            shuffled: false,
+            seed: 1,
+        }
+    }
+}
+
 impl Load {
+    /// The key of the n-th request, unless keys are drawn.
+    pub fn planned_key(&self, n: u64) -> Option<u64> {
+        let keys = self.keys.max(1);
+        match (self.sequential, self.shuffled) {
+            (true, _) => Some(n % keys),
+            // A step that has no factor in common with the number of keys meets each of them once.
+            (_, true) => Some((n % keys).wrapping_mul(step_through(keys)) % keys),
+            _ => None,
+        }
+    }
+
     /// The templates that requests are drawn from, in turn.
     pub fn templates(&self) -> Vec<Template> {
         match self.kind {
@@ -156,6 +190,20 @@ impl Load {
     }
 }
 
+/// A step near the golden ratio of `keys`, coprime to it.
+fn step_through(keys: u64) -> u64 {
+    let common = |mut a: u64, mut b: u64| {
+        while b != 0 {
+            (a, b) = (b, a % b);
+        }
+        a
+    };
+    let golden = (keys as f64 * 0.618_033_988_75) as u64;
+    (golden.max(1)..)
+        .find(|step| common(*step, keys) == 1)
+        .unwrap_or(1)
+}
+
 fn key() -> Bytes {
     let mut key = KEY_PREFIX.to_vec();
     key.extend_from_slice(&[b'#'; KEY_DIGITS]);
@@ -192,5 +240,24 @@ impl Random {
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         mixed ^ (mixed >> 31)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_shuffled_walk_meets_every_key_once() {
+        for keys in [1, 2, 7, 100, 1000] {
+            let load = Load {
+                keys,
+                shuffled: true,
+                ..Load::default()
+            };
+            let mut met: Vec<u64> = (0..keys).filter_map(|n| load.planned_key(n)).collect();
+            met.sort_unstable();
+            assert_eq!(met, (0..keys).collect::<Vec<_>>());
+        }
     }
 }

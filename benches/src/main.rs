@@ -1,7 +1,7 @@
 //! `ringd-bench load` drives any etcd endpoint; `ringd-bench compare` runs the same loads against two servers in turn.
 
 use clap::{Parser, Subcommand};
-use ringd_bench::{compare, device, load::Load, run};
+use ringd_bench::{cluster, compare, device, load::Load, run};
 use std::{error::Error, net::ToSocketAddrs, path::PathBuf, process::ExitCode};
 
 #[derive(Parser)]
@@ -29,6 +29,8 @@ enum Command {
     },
     /// Starts ringd and etcd in turn, runs the same loads, and prints the ratios.
     Compare(compare::Arguments),
+    /// The same with clusters of several members, and with kills of their leaders.
+    Cluster(cluster::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -62,5 +64,6 @@ fn run_command(command: Command) -> Result<(), Box<dyn Error>> {
             Ok(())
         }
         Command::Compare(arguments) => compare::compare(&arguments),
+        Command::Cluster(arguments) => cluster::compare(&arguments),
     }
 }

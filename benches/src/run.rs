@@ -58,7 +58,6 @@ struct Runner<'a> {
     poll: Poll,
     connections: Vec<Connection>,
     random: Random,
-    sequence: u64,
     issued: u64,
     outcome: Outcome,
     buffer: Vec<u8>,
@@ -98,7 +97,6 @@ impl<'a> Runner<'a> {
             poll,
             connections,
             random: Random(load.seed),
-            sequence: 0,
             issued: 0,
             outcome: Outcome {
                 latency_ns: Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3)?,
@@ -209,12 +207,8 @@ impl<'a> Runner<'a> {
         if !connection.wire.has_room(template) {
             return false;
         }
-        let key = if self.load.sequential {
-            self.sequence += 1;
-            (self.sequence - 1) % self.load.keys.max(1)
-        } else {
-            self.random.draw() % self.load.keys.max(1)
-        };
+        let planned = self.load.planned_key(self.issued);
+        let key = planned.unwrap_or_else(|| self.random.draw() % self.load.keys.max(1));
         let stream = connection.wire.request(template, key, false);
         connection.calls.insert(stream, (intended, false));
         self.issued += 1;

@@ -41,9 +41,9 @@ impl Template {
 
 /// What arrived.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Arrival {
+pub enum Arrival<'a> {
     /// Bytes of a message on a stream.
-    Message { stream: u32, bytes: usize },
+    Message { stream: u32, payload: &'a [u8] },
     /// The stream ended; `ok` when a message had come before.
     End { stream: u32 },
     /// The server closes the connection.
@@ -154,7 +154,11 @@ impl Wire {
     }
 
     /// Takes received bytes in and reports what they complete.
-    pub fn receive(&mut self, bytes: &[u8], mut report: impl FnMut(Arrival)) -> Result<(), String> {
+    pub fn receive(
+        &mut self,
+        bytes: &[u8],
+        mut report: impl FnMut(Arrival<'_>),
+    ) -> Result<(), String> {
         let mut tail = std::mem::take(&mut self.tail);
         let mut rest = if tail.is_empty() {
             bytes
@@ -184,17 +188,16 @@ impl Wire {
         flags: u8,
         stream: u32,
         payload: &[u8],
-        report: &mut impl FnMut(Arrival),
+        report: &mut impl FnMut(Arrival<'_>),
     ) -> Result<(), String> {
         match kind {
             DATA => {
-                let bytes = payload.len();
-                self.consumed += bytes as u32;
+                self.consumed += payload.len() as u32;
                 if self.consumed > WINDOW_BYTES / 2 {
                     let used = std::mem::take(&mut self.consumed);
                     frame(&mut self.out, WINDOW_UPDATE, 0, 0, &used.to_be_bytes());
                 }
-                report(Arrival::Message { stream, bytes });
+                report(Arrival::Message { stream, payload });
                 if flags & END_STREAM != 0 {
                     report(Arrival::End { stream });
                 }
