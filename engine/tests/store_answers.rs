@@ -494,7 +494,7 @@ fn replay(name: &str, compared_min: usize) {
     };
     session
         .apply(InternalRaftRequest {
-            cluster_version_set: Some(version),
+            cluster_version_set: Some(Box::new(version)),
             ..InternalRaftRequest::default()
         })
         .unwrap();

@@ -88,18 +88,18 @@ impl Machine {
             ver: version.into(),
         };
         self.apply(InternalRaftRequest {
-            cluster_version_set: Some(set),
+            cluster_version_set: Some(Box::new(set)),
             ..InternalRaftRequest::default()
         })
     }
 
     fn alarm(&mut self, action: i32, alarm: i32) -> Result<AlarmResponse, RequestError> {
         match self.apply(InternalRaftRequest {
-            alarm: Some(AlarmRequest {
+            alarm: Some(Box::new(AlarmRequest {
                 action,
                 member_id: 7,
                 alarm,
-            }),
+            })),
             ..InternalRaftRequest::default()
         })? {
             Response::Alarm(alarm) => Ok(alarm),
@@ -504,11 +504,11 @@ fn alarms_refuse_what_needs_space_or_trust() {
     machine.compact(2);
     // Only the very member and type disarm it; memberID 0 is no wildcard.
     let foreign = InternalRaftRequest {
-        alarm: Some(AlarmRequest {
+        alarm: Some(Box::new(AlarmRequest {
             action: 2,
             member_id: 0,
             alarm: nospace,
-        }),
+        })),
         ..InternalRaftRequest::default()
     };
     machine.apply(foreign).unwrap();
@@ -576,12 +576,12 @@ fn what_crashes_etcd_is_an_error() {
         member_attributes: None,
     };
     let stranger = InternalRaftRequest {
-        cluster_member_attr_set: Some(stranger),
+        cluster_member_attr_set: Some(Box::new(stranger)),
         ..InternalRaftRequest::default()
     };
     assert_eq!(machine.apply(stranger), Err(RequestError::MemberNotFound));
     let auth = InternalRaftRequest {
-        auth_enable: Some(AuthEnableRequest {}),
+        auth_enable: Some(Box::new(AuthEnableRequest {})),
         ..InternalRaftRequest::default()
     };
     assert_eq!(machine.apply(auth), Err(RequestError::AuthUnavailable));

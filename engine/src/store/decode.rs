@@ -350,15 +350,16 @@ fn decode_v2(input: Bytes) -> Result<Payload, DecodeError> {
     };
     let mut converted = InternalRaftRequest::default();
     if path == "/0/version" {
-        converted.cluster_version_set = Some(ClusterVersionSetRequest { ver: request.value });
+        converted.cluster_version_set =
+            Some(Box::new(ClusterVersionSetRequest { ver: request.value }));
     } else {
         let id = path.strip_prefix("/0/members/");
         let id = id.and_then(|id| id.strip_suffix("/attributes"));
         let id = id.and_then(|id| u64::from_str_radix(id, 16).ok());
-        converted.cluster_member_attr_set = Some(ClusterMemberAttrSetRequest {
+        converted.cluster_member_attr_set = Some(Box::new(ClusterMemberAttrSetRequest {
             member_id: id.ok_or_else(known)?,
             member_attributes: Some(v2_attributes(&request.value)?),
-        });
+        }));
     }
     Ok(Payload::Request(Box::new(converted)))
 }

@@ -249,7 +249,7 @@ impl Member {
             member_attributes: Some(attributes),
         };
         let entry = Box::new(InternalRaftRequest {
-            cluster_member_attr_set: Some(set),
+            cluster_member_attr_set: Some(Box::new(set)),
             ..Default::default()
         });
         if self.propose(entry, None).is_ok() {

@@ -176,8 +176,9 @@ impl Member {
             }
             _ => return,
         };
+        let set = membershippb::ClusterVersionSetRequest { ver: version };
         let entry = Box::new(InternalRaftRequest {
-            cluster_version_set: Some(membershippb::ClusterVersionSetRequest { ver: version }),
+            cluster_version_set: Some(Box::new(set)),
             ..Default::default()
         });
         // One that is refused is proposed again after the next comparison.

@@ -181,7 +181,7 @@ impl Member {
                 revoked = Some(revoke.id);
                 entry.lease_revoke = Some(revoke);
             }
-            Request::Alarm(alarm) => entry.alarm = Some(alarm),
+            Request::Alarm(alarm) => entry.alarm = Some(Box::new(alarm)),
             _ => return Err(RequestError::UnknownMethod.into()),
         }
         let caller = Caller {
@@ -227,7 +227,7 @@ impl Member {
         alarm.set_action(pb::alarm_request::AlarmAction::Activate);
         alarm.set_alarm(kind);
         let entry = Box::new(InternalRaftRequest {
-            alarm: Some(alarm),
+            alarm: Some(Box::new(alarm)),
             ..Default::default()
         });
         // Refused proposals are followed by others that find the store as full and try again.
