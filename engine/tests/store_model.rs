@@ -225,7 +225,7 @@ impl Requests {
                     id: self.random.below(6) as i64 - 1,
                 });
             }
-            93 => entry.range = Some(self.range()),
+            93 => entry.range = Some(Box::new(self.range())),
             _ => {
                 let from = self.compacted.max(0);
                 let revision = from + self.random.below((self.revision + 2 - from) as u64) as i64;
@@ -637,10 +637,10 @@ fn many_random_requests_are_answered_as_by_the_model() {
 fn responses_of_reads_in_the_log_are_the_same() {
     let mut machine = Machine::new();
     let entry = InternalRaftRequest {
-        range: Some(RangeRequest {
+        range: Some(Box::new(RangeRequest {
             key: Bytes::from_static(b"a"),
             ..RangeRequest::default()
-        }),
+        })),
         ..InternalRaftRequest::default()
     };
     let applied = machine.apply(entry, true);
