@@ -31,19 +31,6 @@ const NOT_YET: &[Allowed] = &[
     },
     Allowed {
         session: "08-maintenance",
-        steps: &[
-            111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 122, 123, 124, 125, 126, 127,
-            128, 129, 130, 131, 132, 133, 134, 135, 136, 137,
-        ],
-        why: "api.md 6.1: membership changes",
-    },
-    Allowed {
-        session: "11-limits",
-        steps: &[69],
-        why: "api.md 6.1: membership changes",
-    },
-    Allowed {
-        session: "08-maintenance",
         steps: &[140, 149],
         why: "api.md 6.6: snapshots",
     },

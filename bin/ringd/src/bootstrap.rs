@@ -147,6 +147,8 @@ fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failu
         txn_ops_max: config.max_txn_ops as usize,
         request_ids: lease::RequestIds::new(ids.member_id, unix_ms),
         seed: random_u64()?,
+        strict_reconfig_check: config.strict_reconfig_check,
+        unix_ms,
         checkpoint: member::Thresholds::default(),
     })
 }

@@ -12,6 +12,7 @@ pub mod identity;
 pub mod logging;
 pub mod member;
 pub mod methods;
+pub mod peers;
 pub mod process;
 pub mod request;
 pub mod run;

@@ -9,6 +9,8 @@ pub struct CallId(pub u64);
 
 impl CallId {
     pub const INTERNAL_CONNECTION: u32 = u32::MAX;
+    /// Requests that came in at the peer port.
+    pub const PEER_CONNECTION: u32 = u32::MAX - 1;
     /// A proposal or read that nobody waits for.
     pub const NOBODY: CallId = CallId(u64::MAX);
 
@@ -48,4 +50,31 @@ pub enum Request {
     HashKv(pb::HashKvRequest),
     MoveLeader(pb::MoveLeaderRequest),
     Downgrade(pb::DowngradeRequest),
+    MemberAdd(pb::MemberAddRequest),
+    MemberRemove(pb::MemberRemoveRequest),
+    MemberUpdate(pb::MemberUpdateRequest),
+    MemberPromote(pb::MemberPromoteRequest),
+    Peer(PeerRequest),
+}
+
+/// What another member asks of this one at the peer port. The answer is the body of an HTTP response.
+#[derive(Clone, Debug)]
+pub enum PeerRequest {
+    /// The members as this one knows them, as JSON.
+    Members,
+    /// The versions of this server and of the cluster, as JSON.
+    Version,
+    /// The hash of all keys up to a revision, as JSON.
+    HashKv {
+        revision: i64,
+    },
+    /// `true` while a downgrade is under way.
+    DowngradeEnabled,
+    /// A renewal that a follower passes on; only the leader can answer.
+    KeepAlive(pb::LeaseKeepAliveRequest),
+    TimeToLive(pb::LeaseTimeToLiveRequest),
+    /// Only the leader knows whether a learner is in sync.
+    Promote {
+        id: u64,
+    },
 }

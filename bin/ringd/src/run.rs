@@ -4,9 +4,10 @@ use crate::logging::Log;
 use crate::{
     bootstrap, config,
     config::{Config, Loaded},
+    error,
     front::Front,
     info, methods,
-    process::{self, Signal, Signals},
+    process::{self, Signals},
     server::Server,
     services::Limits,
     shell::{Ended, Shell, WalIo},
@@ -42,11 +43,24 @@ pub fn run() -> i32 {
     };
     loaded.announce(&log);
     match serve(&loaded, &log) {
-        Ok(Some(signal)) => {
+        Ok(Ended::Signal(signal)) => {
             info!(log, "closed etcd server", "name" => loaded.config.name.as_str());
             process::reraise(signal)
         }
-        Ok(None) => 1,
+        Ok(Ended::Removed) => {
+            error!(log, "server error",
+                "error" => "the member has been permanently removed from the cluster");
+            warn!(log, "data-dir used by this member must be removed");
+            0
+        }
+        Ok(Ended::Halted(reason)) => {
+            log.fatal(
+                file!(),
+                "the member cannot go on",
+                &[("error", reason.as_str().into())],
+            );
+            1
+        }
         Err(error) => {
             let text = error.to_string();
             warn!(log, "failed to start etcd", "error" => text.as_str());
@@ -60,8 +74,7 @@ pub fn run() -> i32 {
     }
 }
 
-/// `Ok(Some)`: stopped by a signal. `Ok(None)`: the member could not go on; the log says why.
-fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
+fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let config = &loaded.config;
     process::preflight()?;
     let signals = Signals::block()?;
@@ -95,8 +108,9 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
         txn_ops_max: config.max_txn_ops as usize,
         request_bytes_max: config.max_request_bytes as usize,
     };
+    let election_ns = config.election_ticks() * config.heartbeat_interval_ms * 1_000_000;
     let methods: &'static net::grpc::Methods = Box::leak(Box::new(methods::table()));
-    let front = Front::new(methods, Arc::new(front_config(config)), limits);
+    let front = Front::new(methods, Arc::new(front_config(config)), limits, election_ns);
     let server = Server::new(front, started.member);
     let wal_io = match config.wal_io {
         config::WalIo::Auto => WalIo::Auto,
@@ -140,17 +154,7 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Option<Signal>, Box<dyn Error>> {
         )
     })?;
     drop(peers);
-    match ended {
-        Ended::Signal(signal) => Ok(Some(signal)),
-        Ended::Halted(reason) => {
-            log.fatal(
-                file!(),
-                "the member cannot go on",
-                &[("error", reason.as_str().into())],
-            );
-            Ok(None)
-        }
-    }
+    Ok(ended)
 }
 
 fn announce_ready(config: &Config, log: &Log) {

@@ -7,9 +7,11 @@ use crate::{
     concurrency::{Concurrency, Step},
     front::{Demand, Front},
     member::{Effect, Input, Member},
+    peers::PeerFailure,
     request::CallId,
     status::Status,
 };
+use bytes::Bytes;
 
 /// An operation for the shell.
 pub enum Operation {
@@ -21,6 +23,12 @@ pub enum Operation {
     },
     Fetch(engine::page::FetchJob),
     Checkpoint(engine::page::CheckpointJob),
+    /// The member is to be woken then with an [`Input::Wake`].
+    Wake {
+        after_ns: u64,
+    },
+    /// The member was removed from its cluster, and ends.
+    Removed,
     /// The member cannot go on; the text names file, offset and error.
     Halt(String),
 }
@@ -32,6 +40,8 @@ pub struct Server {
     demands: Vec<Demand>,
     effects: Vec<Effect>,
     steps: Vec<Step>,
+    /// Answers that the member gets at the next turn of [`Server::settle`].
+    answers: Vec<Input>,
 }
 
 impl Server {
@@ -43,6 +53,7 @@ impl Server {
             demands: Vec::new(),
             effects: Vec::new(),
             steps: Vec::new(),
+            answers: Vec::new(),
         }
     }
 
@@ -81,9 +92,16 @@ impl Server {
     /// Runs until nothing is left to decide.
     pub fn settle(&mut self, now_ns: u64, operations: &mut Vec<Operation>) {
         loop {
+            for answer in std::mem::take(&mut self.answers) {
+                self.member.step(answer, now_ns);
+            }
             self.member.settle(now_ns);
             self.member.take_effects(&mut self.effects);
-            if self.effects.is_empty() && self.steps.is_empty() && self.demands.is_empty() {
+            if self.effects.is_empty()
+                && self.answers.is_empty()
+                && self.steps.is_empty()
+                && self.demands.is_empty()
+            {
                 break;
             }
             let mut effects = std::mem::take(&mut self.effects);
@@ -171,6 +189,17 @@ impl Server {
             Effect::ReadLog { from, job } => operations.push(Operation::ReadLog { from, job }),
             Effect::Fetch(job) => operations.push(Operation::Fetch(job)),
             Effect::Checkpoint(job) => operations.push(Operation::Checkpoint(job)),
+            Effect::Send(_) | Effect::MembersChanged => {}
+            Effect::AskPeer { ask, .. } => {
+                let failure = PeerFailure {
+                    code: 0,
+                    body: Bytes::new(),
+                };
+                let result = Err(failure);
+                self.answers.push(Input::PeerAnswered { ask, result });
+            }
+            Effect::Wake { after_ns } => operations.push(Operation::Wake { after_ns }),
+            Effect::Removed => operations.push(Operation::Removed),
             Effect::Halt(reason) => operations.push(Operation::Halt(reason)),
         }
     }

@@ -3,6 +3,8 @@
 //! Flows in: bytes of a connection, and the member's answers. Flows out: [`Demand`]s for the member, and bytes that wait
 //! in each connection's output. A call is answered at most once; answers to calls that are gone are dropped here.
 
+mod leader_watch;
+
 use crate::{
     concurrency::Recipe,
     methods::MethodId,
@@ -12,6 +14,7 @@ use crate::{
 };
 use bytes::Bytes;
 use engine::error::RequestError;
+use leader_watch::LeaderWatch;
 use net::{
     connection::Output,
     grpc::{Config, Event, Metadata, Methods, Server, StreamId},
@@ -90,10 +93,17 @@ pub struct Front {
     dirty: Vec<u32>,
     events: Vec<Event>,
     has_leader: bool,
+    leader_watch: LeaderWatch,
 }
 
 impl Front {
-    pub fn new(methods: &'static Methods, config: Arc<Config>, limits: Limits) -> Front {
+    /// `election_ns` is the election timeout: so often streams that need a leader are looked at.
+    pub fn new(
+        methods: &'static Methods,
+        config: Arc<Config>,
+        limits: Limits,
+        election_ns: u64,
+    ) -> Front {
         Front {
             methods,
             config,
@@ -103,6 +113,7 @@ impl Front {
             dirty: Vec::new(),
             events: Vec::new(),
             has_leader: false,
+            leader_watch: LeaderWatch::new(election_ns),
         }
     }
 
@@ -118,7 +129,7 @@ impl Front {
     pub fn open(&mut self, now_ns: u64) -> u32 {
         let id = self.next_connection;
         self.next_connection = match self.next_connection.wrapping_add(1) {
-            CallId::INTERNAL_CONNECTION | 0 => 1,
+            CallId::PEER_CONNECTION | CallId::INTERNAL_CONNECTION | 0 => 1,
             next => next,
         };
         let server = Server::new(&self.config, self.methods, now_ns);
@@ -187,6 +198,20 @@ impl Front {
             self.handle(connection, &mut events, demands);
         }
         self.events = events;
+        self.check_leader(now_ns, demands);
+    }
+
+    fn check_leader(&mut self, now_ns: u64, demands: &mut Vec<Demand>) {
+        let connections = &self.connections;
+        let is_open = |call: CallId| {
+            let entry = connections.get(&call.connection());
+            entry.is_some_and(|entry| entry.streams.contains_key(&call.stream()))
+        };
+        let ended = self.leader_watch.check(now_ns, self.has_leader, is_open);
+        for call in ended {
+            demands.push(Demand::Cancel { call });
+            self.end(call, Some(RequestError::NoLeader.into()));
+        }
     }
 
     /// Tells every client to go elsewhere: no new calls, the running ones end.
@@ -393,7 +418,7 @@ impl Front {
     }
 
     fn refuse_without_leader(&self, metadata: &Metadata) -> Result<(), Status> {
-        if !self.has_leader && metadata.get("hasleader") == Some(&b"true"[..]) {
+        if !self.has_leader && needs_leader(metadata) {
             return Err(RequestError::NoLeader.into());
         }
         Ok(())
@@ -441,6 +466,9 @@ impl Front {
     fn open_stream(&mut self, call: CallId, method: u16, metadata: &Metadata) {
         if let Err(status) = self.refuse_without_leader(metadata) {
             return self.end(call, Some(status));
+        }
+        if needs_leader(metadata) {
+            self.leader_watch.add(call);
         }
         match MethodId::from_number(method) {
             Some(MethodId::Watch) => self.hold(call, StreamState::Watch { blocked: false }),
@@ -503,4 +531,8 @@ impl Front {
             self.end(call, None);
         }
     }
+}
+
+fn needs_leader(metadata: &Metadata) -> bool {
+    metadata.get("hasleader") == Some(&b"true"[..])
 }

@@ -3,7 +3,7 @@
 use super::{
     propose::{Caller, Proposal},
     read::encode,
-    Introduction, Member,
+    Effect, Introduction, Member,
 };
 use crate::status::Status;
 use bytes::Bytes;
@@ -14,6 +14,9 @@ use engine::{
 };
 use prost::Message;
 use proto::{etcdserverpb::InternalRaftRequest, membershippb, raftpb};
+
+/// A removed member goes on for this long, so that the others learn of its removal from it if it led them.
+const REMOVED_LINGER_NS: u64 = 1_000_000_000;
 
 impl Member {
     /// Applies what is committed, as far as its pages are there.
@@ -40,13 +43,11 @@ impl Member {
         let (index, term) = (entry.index(), entry.term());
         match entry.r#type() {
             raftpb::EntryType::EntryNormal => {}
-            _ => return self.apply_membership(entry),
+            _ => return self.apply_membership(entry, now_ns),
         }
         let mut lost = Vec::new();
         let proposal = self.proposals.take(index, term, &mut lost);
-        for caller in lost {
-            self.reply(caller.call, Err(RequestError::Timeout.into()));
-        }
+        self.lose(lost);
         match proposal {
             Some(proposal) => self.apply_own(proposal, now_ns),
             None => self.apply_foreign(entry, now_ns),
@@ -98,15 +99,21 @@ impl Member {
         match self.store.apply(index, term, request, now_ns) {
             Err(ApplyError::Miss(miss)) => return Err(miss),
             Err(ApplyError::Fatal(fatal)) => self.halt(fatal.to_string()),
-            Ok(_) => match request {
-                Some(request) => self.after_apply(request),
+            Ok(applied) => match request {
+                Some(request) => {
+                    self.after_apply(request);
+                    let id = request.header.as_ref().map_or(0, |header| header.id);
+                    if let Some(caller) = self.passed.take(id) {
+                        self.answer(&caller, applied);
+                    }
+                }
                 None => self.leader_began(term, now_ns),
             },
         }
         Ok(())
     }
 
-    fn apply_membership(&mut self, entry: &raftpb::Entry) -> Result<(), Miss> {
+    fn apply_membership(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Miss> {
         let (index, term) = (entry.index(), entry.term());
         let change = match raftpb::ConfChange::decode(entry.data.clone().unwrap_or_default()) {
             Ok(change) => change,
@@ -135,9 +142,16 @@ impl Member {
             .node
             .apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2())
         {
-            Ok(state) => self
-                .store
-                .apply_conf_change(index, term, accepted.as_ref().ok(), state),
+            Ok(state) => {
+                self.store
+                    .apply_conf_change(index, term, accepted.as_ref().ok(), state)?;
+                self.changed(&change, accepted.map(|_| ()));
+                self.effects.push(Effect::MembersChanged);
+                if self.store.is_removed_member(self.config.member_id) {
+                    self.removed_after(REMOVED_LINGER_NS, now_ns);
+                }
+                Ok(())
+            }
             Err(error) => {
                 self.halt(format!(
                     "configuration change at log index {index} cannot be applied: {error}"
@@ -207,38 +221,31 @@ impl Member {
         self.reply(caller.call, message);
     }
 
-    /// Once there is a leader: tells the cluster this member's name and addresses, and sets the cluster version.
-    pub(super) fn introduce(&mut self) {
-        if self.introduced != Introduction::Wanted || !self.is_leader_begun() {
+    /// Once there is a leader: tells the cluster this member's name and addresses, until that is applied.
+    pub(super) fn introduce(&mut self, now_ns: u64) {
+        match self.introduced {
+            Introduction::Done => return,
+            Introduction::Proposed { again_ns } if now_ns < again_ns => return,
+            _ => {}
+        }
+        let me = self.config.member_id;
+        // A member that joins learns from the log that it belongs to the cluster.
+        let Some(present) = self.store.member(me) else {
+            return;
+        };
+        if !self.has_leader() || self.leads_without_having_begun() {
             return;
         }
         let attributes = membershippb::Attributes {
             name: self.config.name.clone(),
             client_urls: self.config.client_urls.clone(),
         };
-        let known = self
-            .store
-            .member(self.config.member_id)
-            .and_then(|member| member.member_attributes.as_ref())
-            == Some(&attributes);
-        if self.store.cluster_version().is_none() {
-            let set = membershippb::ClusterVersionSetRequest {
-                ver: self.config.cluster_version.to_string(),
-            };
-            let entry = Box::new(InternalRaftRequest {
-                cluster_version_set: Some(set),
-                ..Default::default()
-            });
-            if self.propose(entry, None).is_err() {
-                return; // again at the next turn
-            }
-        }
-        if known {
+        if present.member_attributes.as_ref() == Some(&attributes) {
             self.introduced = Introduction::Done;
             return;
         }
         let set = membershippb::ClusterMemberAttrSetRequest {
-            member_id: self.config.member_id,
+            member_id: me,
             member_attributes: Some(attributes),
         };
         let entry = Box::new(InternalRaftRequest {
@@ -246,7 +253,12 @@ impl Member {
             ..Default::default()
         });
         if self.propose(entry, None).is_ok() {
-            self.introduced = Introduction::Proposed;
+            let again_ns = now_ns + self.config.request_timeout_ns();
+            self.introduced = Introduction::Proposed { again_ns };
         }
+    }
+
+    fn leads_without_having_begun(&self) -> bool {
+        self.node.role() == raft::Role::Leader && !self.is_leader_begun()
     }
 }

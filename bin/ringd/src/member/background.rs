@@ -97,6 +97,9 @@ impl Member {
             Hash::Kv(job) => job.step(&self.store, SLICE_ROWS_MAX).map(|done| {
                 done.map(|result| {
                     result.map(|found| {
+                        if call.connection() == CallId::PEER_CONNECTION {
+                            return Self::hash_kv_json(&found, self.store.revision());
+                        }
                         encode(&pb::HashKvResponse {
                             header,
                             hash: found.hash,

@@ -4,7 +4,7 @@ use super::{read::encode, Effect, Member};
 use crate::{request::CallId, status::Status};
 use engine::{error::RequestError, lease::Renewal, page::Miss};
 use proto::etcdserverpb::{self as pb, InternalRaftRequest};
-use raft::{Role, SoftState};
+use raft::Role;
 use std::collections::BTreeMap;
 
 /// Lease expiries proposed per pulse; the lessor bounds how many are undecided.
@@ -36,22 +36,13 @@ impl Leases {
 }
 
 impl Member {
-    pub(super) fn leadership(&mut self, state: &SoftState, _now_ns: u64) {
-        if state.role != Role::Leader {
-            self.store.lessor_mut().demote();
-            self.lease_answers();
-        }
-        if state.leader != 0 {
-            self.retry_leaderless();
-        }
-    }
-
     /// The first entry of a term was applied; when it is this member's own term, leases count from now on.
     pub(super) fn leader_began(&mut self, term: u64, now_ns: u64) {
         if self.node.role() == Role::Leader && self.node.term() == term {
             let extend_ns = self.config.tick_ns * u64::from(self.config.election_ticks);
             self.store.lessor_mut().promote(now_ns, extend_ns);
             self.leases.begun_term = term;
+            self.compare_versions_soon(now_ns);
         }
     }
 
@@ -91,6 +82,9 @@ impl Member {
             id: waiting.lease,
             ttl,
         };
+        if waiting.call.connection() == CallId::PEER_CONNECTION {
+            return self.keep_alive_for_peer(waiting.call, response);
+        }
         self.effects.push(Effect::Stream {
             call: waiting.call,
             message: encode(&response),
@@ -99,6 +93,9 @@ impl Member {
 
     /// Ends a keep-alive stream with a code that makes clients retry: giving up a lease is never this server's advice.
     pub(super) fn end_keep_alive(&mut self, call: CallId, status: Status) {
+        if call.connection() == CallId::PEER_CONNECTION {
+            return self.reply(call, Err(status));
+        }
         let status = match status.code {
             crate::status::code::UNAVAILABLE => status,
             _ => RequestError::NoLeader.into(),
@@ -126,10 +123,9 @@ impl Member {
 
     pub(super) fn time_to_live(
         &mut self,
-        call: CallId,
         request: &pb::LeaseTimeToLiveRequest,
         now_ns: u64,
-    ) -> Result<(), Miss> {
+    ) -> Result<pb::LeaseTimeToLiveResponse, Miss> {
         let mut response = pb::LeaseTimeToLiveResponse {
             header: Some(self.header(self.store.revision())),
             id: request.id,
@@ -144,8 +140,7 @@ impl Member {
                 response.keys = keys.into_iter().map(Into::into).collect();
             }
         }
-        self.reply(call, Ok(encode(&response)));
-        Ok(())
+        Ok(response)
     }
 
     pub(super) fn lease_leases(&mut self, call: CallId) {

@@ -2,7 +2,7 @@
 
 use super::{Effect, Member};
 use engine::wal::{AlignedBuf, ReadError, Ticket};
-use proto::raftpb::Entry;
+use proto::raftpb::{Entry, Message};
 use raft::Ready;
 use std::io;
 
@@ -11,10 +11,14 @@ impl Member {
     pub(super) fn drain_ready(&mut self, now_ns: u64) {
         while self.node.has_ready() {
             let ready = self.node.ready();
+            if ready.snapshot.is_some() {
+                return self.halt("a snapshot arrived that cannot be installed".to_string());
+            }
             self.persist(&ready);
             if let Some(state) = &ready.soft_state {
                 self.leadership(state, now_ns);
             }
+            self.send(ready.messages);
             self.apply_queue.extend(ready.committed);
             for read in ready.reads {
                 self.read_log(read.from, read.to, read.bytes_max);
@@ -26,6 +30,11 @@ impl Member {
                 self.round_failed(context);
             }
         }
+    }
+
+    /// A follower needs entries that are gone from the log.
+    pub(super) fn send_snapshot(&mut self, message: Message) {
+        self.node.report_snapshot(message.to(), false);
     }
 
     fn persist(&mut self, ready: &Ready) {

@@ -38,7 +38,7 @@ impl Member {
             raft_applied_index: applied,
             errors,
             db_size_in_use: (size - self.store.pages().free_bytes().min(size)) as i64,
-            is_learner: false,
+            is_learner: self.is_learner(),
             ..Default::default()
         };
         self.reply(call, Ok(encode(&response)));
@@ -59,22 +59,6 @@ impl Member {
         for call in std::mem::take(&mut self.defragmentations) {
             self.reply(call, Ok(encode(&pb::DefragmentResponse::default())));
         }
-    }
-
-    pub(super) fn move_leader(&mut self, call: CallId, target: u64) {
-        let result = if self.node.role() != raft::Role::Leader {
-            Err(RequestError::NotLeader.into())
-        } else if target == self.config.member_id {
-            Ok(encode(&pb::MoveLeaderResponse::default()))
-        } else if !self.node.conf_state().voters.contains(&target) {
-            Err(RequestError::BadLeaderTransferee.into())
-        } else {
-            Err(Status::new(
-                code::UNIMPLEMENTED,
-                "ringd does not transfer leadership yet",
-            ))
-        };
-        self.reply(call, result);
     }
 
     /// The version's form was checked already; here it is held against the cluster's.

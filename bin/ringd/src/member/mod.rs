@@ -13,14 +13,19 @@
 mod apply;
 mod background;
 mod checkpoint;
+mod cluster;
+mod forward;
 mod lease;
 mod log;
 mod maintenance;
+mod membership;
+mod peer_port;
 mod propose;
 mod read;
 mod watch;
 
 use crate::{
+    peers::{PeerAsk, PeerFailure},
     request::{CallId, Request},
     status::Status,
 };
@@ -78,6 +83,32 @@ pub enum Input {
     Checkpointed {
         result: io::Result<CheckpointDone>,
     },
+    /// A Raft message of another member of this cluster.
+    Message(Box<raftpb::Message>),
+    /// Messages to this member are being lost.
+    Unreachable {
+        peer: u64,
+    },
+    /// The connection to this member closed, and nobody listens there any more: its process is dead.
+    Refused {
+        peer: u64,
+    },
+    /// The first message stream from or to this member came up, or the last one went down.
+    Connected {
+        peer: u64,
+        connected: bool,
+    },
+    /// The answer to an [`Effect::AskPeer`].
+    PeerAnswered {
+        ask: u64,
+        result: Result<Bytes, PeerFailure>,
+    },
+    /// Another member says that this one was removed.
+    RemovedHere,
+    /// The process is about to stop: another member should lead.
+    Stop,
+    /// The time of an [`Effect::Wake`] has come.
+    Wake,
     /// The regular pulse, at least twice per tick.
     Pulse,
     /// A moment for background work.
@@ -107,6 +138,22 @@ pub enum Effect {
     },
     Fetch(FetchJob),
     Checkpoint(CheckpointJob),
+    /// A Raft message to the member that it names; never a snapshot.
+    Send(Box<raftpb::Message>),
+    /// A request to the peer port of another member.
+    AskPeer {
+        ask: u64,
+        peer: u64,
+        request: PeerAsk,
+    },
+    /// Members came, went or moved: [`Member::peers`] says which there are.
+    MembersChanged,
+    /// An [`Input::Wake`] is wanted, earlier than the next pulse.
+    Wake {
+        after_ns: u64,
+    },
+    /// This member was removed from the cluster, and ends.
+    Removed,
     Halt(String),
 }
 
@@ -127,6 +174,10 @@ pub struct Config {
     pub request_ids: RequestIds,
     /// Draws the jitter of watch streams.
     pub seed: u64,
+    /// Membership changes must leave enough started and connected members for a quorum.
+    pub strict_reconfig_check: bool,
+    /// The wall clock, in ms since the epoch, at time 0 of the member's clock.
+    pub unix_ms: u64,
     pub checkpoint: checkpoint::Thresholds,
 }
 
@@ -149,12 +200,19 @@ pub struct Member {
     lazy_hard_state: Option<raftpb::HardState>,
     apply_queue: VecDeque<raftpb::Entry>,
     proposals: Proposals,
+    /// Proposals that another member took into its log.
+    passed: propose::Passed,
     /// Proposals that found no leader.
     leaderless: VecDeque<(Box<InternalRaftRequest>, Caller)>,
     reads: Reads,
     background: background::Background,
     checkpoints: checkpoint::Checkpoints,
     leases: lease::Leases,
+    cluster: cluster::Cluster,
+    changes: membership::Changes,
+    forwarded: forward::Forwarded,
+    versions: peer_port::Versions,
+    last_ask: u64,
     /// Watch streams that the hub knows.
     watch_streams: BTreeSet<StreamKey>,
     /// Callers of Defragment.
@@ -172,7 +230,10 @@ pub struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Introduction {
     Wanted,
-    Proposed,
+    /// Proposed, and to be proposed again at that time unless it was applied.
+    Proposed {
+        again_ns: u64,
+    },
     Done,
 }
 
@@ -190,10 +251,16 @@ impl Member {
             lazy_hard_state: None,
             apply_queue: VecDeque::new(),
             proposals: Proposals::default(),
+            passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
             reads: Reads::default(),
             background: background::Background::default(),
             leases: lease::Leases::default(),
+            cluster: cluster::Cluster::default(),
+            changes: membership::Changes::default(),
+            forwarded: forward::Forwarded::default(),
+            versions: peer_port::Versions::default(),
+            last_ask: 0,
             watch_streams: BTreeSet::new(),
             defragmentations: Vec::new(),
             next_tick_ns: 0,
@@ -250,6 +317,14 @@ impl Member {
             Input::LogRead { from, result } => self.log_read(from, result),
             Input::Fetched { done } => self.fetched(done),
             Input::Checkpointed { result } => self.checkpointed(result),
+            Input::Message(message) => self.message(*message),
+            Input::Unreachable { peer } => self.node.report_unreachable(peer),
+            Input::Refused { peer } => self.refused(peer, now_ns),
+            Input::Connected { peer, connected } => self.connected(peer, connected, now_ns),
+            Input::PeerAnswered { ask, result } => self.peer_answered(ask, result),
+            Input::RemovedHere => self.removed(),
+            Input::Stop => self.hand_over(now_ns),
+            Input::Wake => self.cluster_timers(now_ns),
             Input::Pulse => self.pulse(now_ns),
             Input::Work => self.work(),
         }
@@ -271,7 +346,7 @@ impl Member {
                 break;
             }
         }
-        self.introduce();
+        self.introduce(now_ns);
         self.run_reads(now_ns);
         self.emit_log_writes(now_ns);
         self.emit_watch_events();
@@ -306,6 +381,10 @@ impl Member {
     }
 
     fn ask(&mut self, call: CallId, request: Request, now_ns: u64) {
+        if self.is_learner() && !is_served_by_learners(&request) {
+            let status = RequestError::NotSupportedForLearner.into();
+            return self.refuse(call, &request, status);
+        }
         match request {
             Request::Put(_)
             | Request::DeleteRange(_)
@@ -326,6 +405,11 @@ impl Member {
             Request::Watch(watch) => self.ask_watch(call, watch, now_ns),
             Request::Defragment => self.defragment(call),
             Request::MoveLeader(request) => self.move_leader(call, request.target_id),
+            Request::MemberAdd(_)
+            | Request::MemberRemove(_)
+            | Request::MemberUpdate(_)
+            | Request::MemberPromote(_) => self.ask_change(call, &request, now_ns),
+            Request::Peer(request) => self.ask_peer_port(call, request, now_ns),
             _ => self.ask_read(call, request, now_ns),
         }
     }
@@ -333,6 +417,9 @@ impl Member {
     fn cancel(&mut self, call: CallId) {
         // An answer to a call that is gone is dropped by the front; only what would go on for ever is ended here.
         self.leases.forget(call);
+        self.forwarded.forget(call);
+        self.changes.forget(call);
+        self.forget_transfer(call);
         self.close_watch(call);
     }
 
@@ -355,12 +442,25 @@ impl Member {
             self.node.tick();
             self.expire_proposals(now_ns);
             self.expire_reads(now_ns);
-            self.retry_leaderless();
+            self.retry_leaderless(now_ns);
+            self.propose_changes(now_ns);
         }
+        self.cluster_timers(now_ns);
+        self.retry_lease_calls(now_ns);
+        self.compare_versions(now_ns);
         self.wal.on_timer(now_ns);
         self.expire_leases(now_ns);
         self.watch_timer(now_ns);
         // Whether more is left to evict shows at the next pulse.
         self.store.pages_mut().evict_some();
+    }
+}
+
+/// A learner may be behind: it shows what it has where that was asked for, and speaks with the other members.
+fn is_served_by_learners(request: &Request) -> bool {
+    match request {
+        Request::Status | Request::Peer(_) => true,
+        Request::Range(range) => range.serializable,
+        _ => false,
     }
 }

@@ -16,10 +16,12 @@ use engine::{
 use prost::Message;
 use proto::etcdserverpb::{self as pb, InternalRaftRequest};
 use raft::ProposeError;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Entries that may be committed and not yet applied before new proposals are refused, as in etcd.
 const APPLY_BACKLOG_ENTRIES_MAX: u64 = 5_000;
+/// Proposals waiting for a leader.
+const LEADERLESS_MAX: usize = 100_000;
 /// Proposals in flight, whatever their size; above it the caller is told to slow down.
 const PROPOSALS_IN_FLIGHT_MAX: usize = 100_000;
 
@@ -42,6 +44,32 @@ pub(super) struct Caller {
     pub physical: bool,
 }
 
+/// Proposals passed on to the leader, by request id. Each is here until its entry is applied or its caller's time is up.
+#[derive(Default)]
+pub(super) struct Passed {
+    callers: BTreeMap<u64, Caller>,
+}
+
+impl Passed {
+    /// The caller of the entry with this request id.
+    pub fn take(&mut self, id: u64) -> Option<Caller> {
+        match self.callers.is_empty() {
+            true => None,
+            false => self.callers.remove(&id),
+        }
+    }
+
+    fn expire(&mut self, now_ns: u64, expired: &mut Vec<Caller>) {
+        self.callers.retain(|_, caller| {
+            let late = caller.deadline_ns <= now_ns;
+            if late {
+                expired.push(caller.clone());
+            }
+            !late
+        });
+    }
+}
+
 /// Proposals in the order of their indexes.
 #[derive(Default)]
 pub(super) struct Proposals {
@@ -53,11 +81,16 @@ impl Proposals {
         self.queue.len()
     }
 
-    fn push(&mut self, proposal: Proposal) {
-        debug_assert!(self
+    /// Takes in what was just appended to the log. Proposals of an earlier leadership that stood at or behind that index
+    /// were cut off meanwhile; their callers are lost.
+    fn push(&mut self, proposal: Proposal, lost: &mut Vec<Caller>) {
+        while self
             .queue
             .back()
-            .is_none_or(|last| last.index < proposal.index));
+            .is_some_and(|last| last.index >= proposal.index)
+        {
+            lost.extend(self.queue.pop_back().and_then(|last| last.caller));
+        }
         self.queue.push_back(proposal);
     }
 
@@ -219,7 +252,7 @@ impl Member {
         }
         let (applied, _) = self.store.applied();
         if self.node.commit_index() > applied + APPLY_BACKLOG_ENTRIES_MAX
-            || self.proposals.len() >= PROPOSALS_IN_FLIGHT_MAX
+            || self.proposals.len() + self.passed.callers.len() >= PROPOSALS_IN_FLIGHT_MAX
             || !self.wal.has_room()
             || self.is_full()
         {
@@ -233,20 +266,34 @@ impl Member {
         let data = Bytes::from(request.encode_to_vec());
         self.refuse_too_large(data.len())?;
         match self.node.propose(data) {
+            Ok(proposed) if proposed.index == 0 => {
+                if let Some(caller) = caller {
+                    self.passed.callers.insert(id, caller);
+                }
+                Ok(())
+            }
             Ok(proposed) => {
                 self.plan(&request);
-                self.proposals.push(Proposal {
+                let mut lost = Vec::new();
+                let proposal = Proposal {
                     term: proposed.term,
                     index: proposed.index,
                     request,
                     caller,
-                });
+                };
+                self.proposals.push(proposal, &mut lost);
+                self.lose(lost);
                 Ok(())
             }
-            Err(ProposeError::Dropped) => {
-                if let Some(caller) = caller {
-                    self.leaderless.push_back((request, caller));
+            // While leadership moves there is nobody to take it either.
+            Err(ProposeError::Dropped | ProposeError::Transferring) => {
+                let Some(caller) = caller else {
+                    return Ok(());
+                };
+                if self.leaderless.len() >= LEADERLESS_MAX {
+                    return Err(RequestError::TooManyRequests.into());
                 }
+                self.leaderless.push_back((request, caller));
                 Ok(())
             }
             Err(_) => Err(RequestError::TooManyRequests.into()),
@@ -261,15 +308,31 @@ impl Member {
     }
 
     /// Proposals that found no leader go in as soon as there is one.
-    pub(super) fn retry_leaderless(&mut self) {
+    pub(super) fn retry_leaderless(&mut self, now_ns: u64) {
+        let mut late = Vec::new();
         for _ in 0..self.leaderless.len() {
             let Some((request, caller)) = self.leaderless.pop_front() else {
                 break;
             };
             let call = caller.call;
-            if let Err(status) = self.propose(request, Some(caller)) {
+            if caller.deadline_ns <= now_ns {
+                late.push(call);
+            } else if let Err(status) = self.propose(request, Some(caller)) {
                 self.reply(call, Err(status));
             }
+        }
+        // Never taken by anyone: this is certain to have had no effect.
+        for call in late {
+            self.reply(call, Err(RequestError::DeadlineExceeded.into()));
+        }
+    }
+
+    /// Entries of these callers were overwritten by another leader's, as far as this member sees.
+    pub(super) fn lose(&mut self, callers: Vec<Caller>) {
+        let timeout_ns = self.config.request_timeout_ns();
+        for caller in callers {
+            let error = self.timeout_error(caller.deadline_ns.saturating_sub(timeout_ns));
+            self.reply(caller.call, Err(error.into()));
         }
     }
 
@@ -277,17 +340,8 @@ impl Member {
     pub(super) fn expire_proposals(&mut self, now_ns: u64) {
         let mut expired = Vec::new();
         self.proposals.expire(now_ns, &mut expired);
-        for caller in expired {
-            self.reply(caller.call, Err(RequestError::Timeout.into()));
-        }
-        while let Some((_, caller)) = self.leaderless.front() {
-            if caller.deadline_ns > now_ns {
-                break;
-            }
-            let call = caller.call;
-            self.leaderless.pop_front();
-            self.reply(call, Err(RequestError::DeadlineExceeded.into()));
-        }
+        self.passed.expire(now_ns, &mut expired);
+        self.lose(expired);
     }
 
     pub(super) fn next_request_id(&mut self) -> u64 {

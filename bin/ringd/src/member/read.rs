@@ -78,8 +78,6 @@ pub(super) fn is_linearizable(request: &Request) -> bool {
             !matches!(&op.request, Some(pb::request_op::Request::RequestRange(range)) if range.serializable)
         }),
         Request::MemberList(list) => list.linearizable,
-        // A renewal is confirmed by a quorum round that began after it arrived.
-        Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) => true,
         Request::Downgrade(_) => true,
         _ => false,
     }
@@ -95,11 +93,17 @@ impl Member {
             deadline_ns: now_ns + self.config.request_timeout_ns(),
             request,
         };
-        if is_linearizable(&read.request) {
-            self.reads.unread.push(read);
-        } else {
-            self.try_read(read, now_ns);
+        match read.request {
+            // A renewal counts where the lease's time runs.
+            Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) => self.route_lease_call(read),
+            _ if is_linearizable(&read.request) => self.reads.unread.push(read),
+            _ => self.try_read(read, now_ns),
         }
+    }
+
+    /// Answers the read after a round that begins now or later.
+    pub(super) fn await_round(&mut self, read: Read) {
+        self.reads.unread.push(read);
     }
 
     /// Begins one round for everything that arrived since the last one.
@@ -141,7 +145,9 @@ impl Member {
             if let Some(round) = self.reads.rounds.remove(at) {
                 let same_leader = round.leader == self.node.leader();
                 for read in round.reads {
-                    if same_leader {
+                    if let Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) = read.request {
+                        self.route_lease_call(read);
+                    } else if same_leader {
                         self.reads.unread.push(read);
                     } else {
                         let status = RequestError::LeaderChanged.into();
@@ -200,7 +206,7 @@ impl Member {
     pub(super) fn refuse(&mut self, call: CallId, request: &Request, status: Status) {
         match request {
             Request::LeaseKeepAlive(_) => self.end_keep_alive(call, status),
-            Request::RangeStream(_) => self.effects.push(Effect::End {
+            Request::RangeStream(_) | Request::Watch(_) => self.effects.push(Effect::End {
                 call,
                 status: Some(status),
             }),
@@ -246,7 +252,11 @@ impl Member {
                 self.reply(call, Ok(encode(&response)));
             }
             Request::LeaseKeepAlive(keep_alive) => self.keep_alive(call, keep_alive.id, now_ns),
-            Request::LeaseTimeToLive(request) => self.time_to_live(call, request, now_ns)?,
+            Request::LeaseTimeToLive(request) => {
+                let response = self.time_to_live(request, now_ns)?;
+                self.reply(call, Ok(encode(&response)));
+            }
+            Request::Peer(request) => self.read_for_peer(call, request, now_ns)?,
             Request::LeaseLeases => self.lease_leases(call),
             Request::Status => self.status(call),
             Request::Hash => self.hash(call),

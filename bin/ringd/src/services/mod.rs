@@ -85,11 +85,11 @@ pub fn decode(method: MethodId, message: Bytes, limits: &Limits) -> Result<Call,
             return concurrency(method, message)
         }
         M::HealthCheck | M::HealthWatch => return health_of(method, message),
-        M::MemberAdd
-        | M::MemberRemove
-        | M::MemberUpdate
-        | M::MemberPromote
-        | M::Snapshot
+        M::MemberAdd => Request::MemberAdd(parse(message)?),
+        M::MemberRemove => Request::MemberRemove(parse(message)?),
+        M::MemberUpdate => Request::MemberUpdate(parse(message)?),
+        M::MemberPromote => Request::MemberPromote(parse(message)?),
+        M::Snapshot
         | M::AuthEnable
         | M::AuthDisable
         | M::AuthStatus

@@ -51,6 +51,8 @@ const POOL_THREADS: usize = 2;
 const ALONE_CALLS_MAX: usize = 1;
 /// How often a connection whose peer does not read is looked at again.
 const BACK_PRESSURE_POLL: Duration = Duration::from_millis(2);
+/// How often a stop looks whether another member leads.
+const HAND_OVER_POLL: Duration = Duration::from_millis(1);
 /// After a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
@@ -65,6 +67,8 @@ pub enum Completion {
 pub enum Ended {
     Signal(Signal),
     Halted(String),
+    /// The member was removed from its cluster.
+    Removed,
 }
 
 /// Lets another thread stop the server.
@@ -91,11 +95,16 @@ struct Core {
     wanted: bool,
     stopping: Option<Signal>,
     halted: Option<String>,
+    removed: bool,
 }
 
 impl Core {
     fn now_ns(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
+    }
+
+    fn is_handing_over(&self) -> bool {
+        self.server.member.is_handing_over(self.now_ns())
     }
 
     fn wake(&mut self) {
@@ -140,6 +149,7 @@ impl Shell {
                 wanted: true,
                 stopping: None,
                 halted: None,
+                removed: false,
             })),
             mailbox,
             pool,
@@ -184,6 +194,9 @@ impl Shell {
                 let core = self.core.borrow();
                 if let Some(reason) = &core.halted {
                     break Ended::Halted(reason.clone());
+                }
+                if core.removed {
+                    break Ended::Removed;
                 }
                 if let Some(signal) = core.stopping {
                     break Ended::Signal(signal);
@@ -282,7 +295,9 @@ impl Shell {
             for operation in self.operations.drain(..) {
                 match operation {
                     Operation::WriteLog(write) => {
-                        let alone = core.server.member.calls_waiting() <= ALONE_CALLS_MAX;
+                        let member = &core.server.member;
+                        let alone =
+                            member.may_write_inline() && member.calls_waiting() <= ALONE_CALLS_MAX;
                         self.inputs.extend(self.log.submit(write, alone));
                     }
                     Operation::LogFile(op) => {
@@ -311,10 +326,14 @@ impl Shell {
                             result: run_checkpoint(job),
                         })
                     }),
+                    Operation::Wake { after_ns } => {
+                        glommio::spawn_local(wake_after(self.core.clone(), after_ns)).detach();
+                    }
+                    Operation::Removed => core.removed = true,
                     Operation::Halt(reason) => core.halted = Some(reason),
                 }
             }
-            if core.halted.is_some() || (self.inputs.is_empty() && !core.wanted) {
+            if core.halted.is_some() || core.removed || (self.inputs.is_empty() && !core.wanted) {
                 return;
             }
         }
@@ -328,8 +347,21 @@ impl Shell {
         }
     }
 
-    /// Ends the calls, lets the answers leave, and closes.
+    /// Lets another member lead, ends the calls, lets the answers leave, and closes.
     async fn stop(&mut self, next_pulse_ns: &mut u64) {
+        {
+            let mut core = self.core.borrow_mut();
+            let now_ns = core.now_ns();
+            core.server.complete(Input::Stop, now_ns);
+        }
+        loop {
+            self.turn(next_pulse_ns);
+            self.start_writers();
+            if !self.core.borrow().is_handing_over() {
+                break;
+            }
+            glommio::timer::sleep(HAND_OVER_POLL).await;
+        }
         {
             let mut core = self.core.borrow_mut();
             core.server
@@ -424,6 +456,15 @@ fn send(core: &mut Core, id: u32, now_ns: u64) {
     if core.server.front.should_close(id) {
         socket.shutdown_write();
     }
+}
+
+/// Gives the member a moment that it asked for.
+async fn wake_after(core: Rc<RefCell<Core>>, after_ns: u64) {
+    glommio::timer::sleep(Duration::from_nanos(after_ns)).await;
+    let mut core = core.borrow_mut();
+    let now_ns = core.now_ns();
+    core.server.complete(Input::Wake, now_ns);
+    core.wake();
 }
 
 /// Waits until a full socket takes bytes again. The bytes it waits with are the first ones of the connection's output,
