@@ -313,7 +313,7 @@ impl Log {
         self.slice(from, self.issued).cloned().collect()
     }
 
-    fn slice(&self, from: u64, to: u64) -> impl Iterator<Item = &Entry> {
+    pub(crate) fn slice(&self, from: u64, to: u64) -> impl Iterator<Item = &Entry> {
         let begin = from
             .saturating_sub(self.ring_first)
             .min(self.ring.len() as u64) as usize;

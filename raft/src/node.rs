@@ -454,6 +454,14 @@ impl Node {
         self.log.term(index)
     }
 
+    /// An entry of the log, if it is still in memory.
+    pub fn recent_entry(&self, index: u64) -> Option<&Entry> {
+        let there = (self.log.ring_first()..=self.log.last()).contains(&index);
+        there
+            .then(|| self.log.slice(index, index).next())
+            .flatten()
+    }
+
     /// The configuration in force.
     pub fn conf_state(&self) -> ConfState {
         self.tracker.config.to_conf_state()

@@ -24,6 +24,8 @@ pub(super) struct History {
     pub keys: BTreeMap<Bytes, Vec<Change>>,
     /// The main revision being written, and how many changes it has so far.
     sub: (i64, i64),
+    /// Compactions only move the boundary: what is below it can still be looked at by a checker.
+    pub keeps_all: bool,
 }
 
 /// `key` and `range_end` of a request.
@@ -62,6 +64,7 @@ impl History {
             compacted: -1,
             keys: BTreeMap::new(),
             sub: (0, 0),
+            keeps_all: false,
         }
     }
 
@@ -132,6 +135,17 @@ impl History {
             .push(Change { main, sub, kv });
     }
 
+    /// Takes back what the revision being written has changed so far.
+    pub fn undo(&mut self, main: i64) {
+        for changes in self.keys.values_mut() {
+            while changes.last().is_some_and(|change| change.main == main) {
+                changes.pop();
+            }
+        }
+        self.keys.retain(|_, changes| !changes.is_empty());
+        self.sub = (0, 0);
+    }
+
     /// Whether anything was written at `main` yet.
     pub fn wrote(&self, main: i64) -> bool {
         self.sub.0 == main && self.sub.1 > 0
@@ -141,6 +155,9 @@ impl History {
     /// earlier revision.
     pub fn compact(&mut self, revision: i64) {
         self.compacted = revision;
+        if self.keeps_all {
+            return;
+        }
         for changes in self.keys.values_mut() {
             let newest = changes.iter().rposition(|c| c.main <= revision);
             let mut index = 0;

@@ -157,6 +157,16 @@ impl Model {
         self.identity.raft_term = raft_term;
     }
 
+    /// Has compactions remove nothing, for a checker that needs all revisions. Hashes are not etcd's from then on.
+    pub fn keep_history(&mut self) {
+        self.history.keeps_all = true;
+    }
+
+    /// What a range would have answered when `revision` was the newest; no header.
+    pub fn range_as_of(&self, r: &pb::RangeRequest, revision: i64) -> pb::RangeResponse {
+        self.history.range(r, revision)
+    }
+
     /// A restart forgets what is not durable: streams and remembered hashes.
     pub fn restart(&mut self) {
         self.streams.clear();

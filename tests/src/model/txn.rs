@@ -34,12 +34,11 @@ impl Model {
         self.decide(r, &mut path);
         self.check_puts(r, &mut path.iter())?;
         self.check_ranges(r, &mut path.iter())?;
-        let before = self.history.clone();
         let main = self.history.revision + 1;
         let mut response = match self.execute(r, main, &mut path.iter()) {
             Ok(response) => response,
             Err(refusal) => {
-                self.history = before;
+                self.history.undo(main);
                 return Err(refusal);
             }
         };

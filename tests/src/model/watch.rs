@@ -188,12 +188,26 @@ impl Model {
         }
     }
 
+    /// All events of one revision, in the order of execution, with the records before them.
+    pub fn events_of(&self, main: i64) -> Vec<Event> {
+        let watcher = Watcher {
+            range: KeyRange::all(),
+            next: main,
+            filters: Vec::new(),
+            prev_kv: true,
+            fragment: false,
+            ended: false,
+        };
+        self.events(&watcher, main)
+    }
+
     /// The events of one revision that a watcher wants, in the order of execution.
     fn events(&self, watcher: &Watcher, main: i64) -> Vec<Event> {
         let mut found = Vec::new();
         for (key, changes) in &self.history.keys {
             if watcher.range.contains(key) {
-                let of_main = changes.iter().filter(|c| c.main == main);
+                let recent = changes.iter().rev().take_while(|c| c.main >= main);
+                let of_main = recent.filter(|c| c.main == main);
                 found.extend(of_main.map(|c| (c.sub, key.clone(), c.kv.clone())));
             }
         }

@@ -293,6 +293,15 @@ impl Member {
         &self.store
     }
 
+    /// For status, metrics and checks from outside.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    pub fn log(&self) -> &Wal {
+        &self.wal
+    }
+
     /// Takes in one thing that happened. [`Member::settle`] draws the conclusions.
     pub fn step(&mut self, input: Input, now_ns: u64) {
         match input {

@@ -1,0 +1,269 @@
+//! From a page file and a log directory to a member, whatever the two are made of: files here, memory in the simulator.
+//!
+//! In: the page file, the log's directory, and a [`Plan`] of everything that is configured or drawn by chance. Out: a
+//! [`Member`] that has done nothing yet. What the page file and the log say of each other is checked before either is
+//! believed.
+
+use super::Failure;
+use crate::{
+    identity::Founding,
+    member::{self, Member},
+};
+use engine::{
+    page::{Opened, Options as PageOptions, PageFile, Pages},
+    store::{self, Store},
+    wal::{
+        self, driver::LogFiles, Expect, FileOp, Identity, LogDir, LogPosition, Recovered,
+        SegmentId, Wal, Write,
+    },
+    watch,
+};
+use prost::Message;
+use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
+use std::{io, sync::Arc};
+
+/// A log directory that is written as well.
+pub trait LogMedium: LogDir {
+    /// Carries out a change of the directory.
+    fn run(&self, op: &FileOp) -> io::Result<()>;
+    /// Writes a batch; it is durable when this returns.
+    fn write(&self, write: &Write) -> io::Result<()>;
+}
+
+impl LogMedium for LogFiles {
+    fn run(&self, op: &FileOp) -> io::Result<()> {
+        LogFiles::run(self, op)
+    }
+
+    fn write(&self, write: &Write) -> io::Result<()> {
+        self.write_inline(write)
+    }
+}
+
+/// How a member is put together. What depends on its identity is asked for once that is known.
+pub struct Plan<M> {
+    pub pages: PageOptions,
+    /// Without the watch hub's identity.
+    pub store: store::Options,
+    pub wal: wal::Config,
+    /// Without the node's id.
+    pub raft: raft::Config,
+    pub member: M,
+}
+
+pub struct Assembled {
+    pub member: Member,
+    pub ids: Identity,
+    /// The cluster was founded just now.
+    pub new: bool,
+    /// Lines that an operator may want to read.
+    pub notes: Vec<String>,
+}
+
+/// Opens the member whose page file and log these are; `found` says which cluster to found where both are new.
+pub fn open<M, F>(
+    plan: Plan<M>,
+    file: Arc<dyn PageFile>,
+    log: &dyn LogMedium,
+    found: F,
+) -> Result<Assembled, Failure>
+where
+    M: FnOnce(Identity) -> Result<member::Config, Failure>,
+    F: FnOnce() -> Result<Founding, Failure>,
+{
+    let path = file.name();
+    let log_path = plan.wal.directory.display().to_string();
+    let mut notes = Vec::new();
+    let opened = Pages::open(file, plan.pages)?;
+    if let Some(reason) = &opened.report.fell_back {
+        notes.push(format!(
+            "{path}: fell back to the older meta page: {reason}"
+        ));
+    }
+    let known = opened.meta.is_some();
+    let mut store = open_store(opened, plan.store)?;
+    let expect = match known {
+        true => expectation(&store, &path)?,
+        false => Expect::default(),
+    };
+    let mut recovered = wal::recover(log, expect)?;
+    notes.append(&mut recovered.notes);
+    if let wal::Report::TornTail { .. } = &recovered.report {
+        notes.push(format!(
+            "the log ended in an unfinished write, which was cut off: {:?}",
+            recovered.report
+        ));
+    }
+    let founding = match !known && recovered.last_index == 0 {
+        true => Some(found()?),
+        false => None,
+    };
+    let ids = match (&founding, recovered.tail.identity()) {
+        (Some(founding), _) => Identity {
+            cluster_id: founding.cluster_id,
+            member_id: founding.local_id,
+        },
+        (None, Some(found)) => found,
+        (None, None) => {
+            return Err(format!(
+                "{path} needs a log that is not in {log_path}: put the log's directory back, or start with an empty data \
+                 directory"
+            )
+            .into())
+        }
+    };
+    if store.members().next().is_some() && store.member(ids.member_id).is_none() {
+        return Err(format!(
+            "the log in {log_path} belongs to another cluster: its member {:x} of cluster {:x} is none of the members in \
+             {path}",
+            ids.member_id, ids.cluster_id,
+        )
+        .into());
+    }
+    store.hub_mut().set_identity(watch::Identity {
+        cluster_id: ids.cluster_id,
+        member_id: ids.member_id,
+        raft_term: 0,
+    });
+    let config = (plan.member)(ids)?;
+    let new = founding.is_some();
+    let member = build(config, plan.wal, plan.raft, founding, store, recovered, log)?;
+    Ok(Assembled {
+        member,
+        ids,
+        new,
+        notes,
+    })
+}
+
+/// Opens the store that the meta page names, or an empty one.
+fn open_store(opened: Opened, options: store::Options) -> Result<Store, Failure> {
+    Ok(match &opened.meta {
+        Some(meta) => Store::open(opened.pages, meta, options)?,
+        None => Store::create(opened.pages, options),
+    })
+}
+
+/// What the meta page claims of the log.
+fn expectation(store: &Store, path: &str) -> Result<Expect, Failure> {
+    let mark = store.log_mark();
+    let position: &[u8; LogPosition::BYTES] = mark.position[..]
+        .try_into()
+        .map_err(|_| format!("{path}: the meta page's log position is malformed"))?;
+    Ok(Expect {
+        identity: None,
+        claim: Some(LogPosition::from_bytes(position)),
+        first_needed: Some(SegmentId(mark.first_needed_segment)),
+        applied: store.applied().0,
+    })
+}
+
+fn build(
+    config: member::Config,
+    wal_config: wal::Config,
+    mut raft_config: raft::Config,
+    founding: Option<Founding>,
+    store: Store,
+    recovered: Recovered,
+    log: &dyn LogMedium,
+) -> Result<Member, Failure> {
+    let ids = Identity {
+        cluster_id: config.cluster_id,
+        member_id: config.member_id,
+    };
+    let path = wal_config.directory.display().to_string();
+    let mut wal = Wal::new(wal_config, ids, recovered.tail)?;
+    let (applied, applied_term) = store.applied();
+    let (hard_state, entries, start) = match founding {
+        Some(founding) => {
+            let (state, entries) = first_entries(&founding);
+            write_now(&mut wal, log, &path, &entries, &state)?;
+            (state, entries, (0, 0))
+        }
+        None => (
+            recovered.hard_state,
+            recovered.entries,
+            (applied, applied_term),
+        ),
+    };
+    raft_config.id = ids.member_id;
+    let node = raft::Node::new(
+        raft_config,
+        raft::Initial {
+            hard_state,
+            conf_state: store.conf_state().clone(),
+            start,
+            entries,
+            applied,
+            ..Default::default()
+        },
+    )?;
+    Ok(Member::new(config, node, wal, store))
+}
+
+/// The log of a new cluster begins with one membership entry per founder, alike on all of them.
+fn first_entries(founding: &Founding) -> (HardState, Vec<Entry>) {
+    let entries: Vec<Entry> = founding
+        .members
+        .iter()
+        .enumerate()
+        .map(|(place, founder)| {
+            let urls: Vec<&str> = founder.peer_urls.iter().map(|url| url.as_str()).collect();
+            let context = serde_json::json!({
+                "id": founder.id,
+                "peerURLs": urls,
+                "name": founder.name,
+            });
+            let mut change = ConfChange {
+                id: Some(0),
+                node_id: Some(founder.id),
+                context: Some(context.to_string().into_bytes().into()),
+                ..Default::default()
+            };
+            change.set_type(ConfChangeType::ConfChangeAddNode);
+            let mut entry = Entry {
+                term: Some(1),
+                index: Some(place as u64 + 1),
+                data: Some(change.encode_to_vec().into()),
+                ..Default::default()
+            };
+            entry.set_type(EntryType::EntryConfChange);
+            entry
+        })
+        .collect();
+    let state = HardState {
+        term: Some(1),
+        vote: Some(0),
+        commit: Some(entries.len() as u64),
+    };
+    (state, entries)
+}
+
+/// Appends and waits: before the server runs there is nobody to keep waiting.
+fn write_now(
+    wal: &mut Wal,
+    log: &dyn LogMedium,
+    path: &str,
+    entries: &[Entry],
+    state: &HardState,
+) -> Result<(), Failure> {
+    let ticket = wal.append(entries, Some(state))?;
+    while wal.durable() < ticket {
+        let mut moved = false;
+        while let Some(op) = wal.next_file_op() {
+            let result = log.run(&op);
+            wal.file_op_done(op.tag, result, 0)?;
+            moved = true;
+        }
+        while let Some(write) = wal.next_write(0) {
+            let result = log.write(&write);
+            wal.write_done(write.tag, result)?;
+            wal.reuse(write.buf);
+            moved = true;
+        }
+        if !moved {
+            return Err(format!("the log in {path} cannot be written").into());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! The disk of one member: its log directory and its page file, and what a crash makes of both.
+//!
+//! A log write is durable when it completes, and at a crash before that in any state, sector by sector. The page file
+//! keeps unflushed sectors apart ([`SimFile`]). A directory operation of the log is caught at any of its durable stages.
+
+use std::io;
+
+use engine::page::{Keep, SimFile};
+use engine::wal::{FileOp, FileOpKind, LogDir, MemoryDir, SegmentFile, SegmentId, Write};
+use ringd::bootstrap::assemble::LogMedium;
+
+use super::chance::Chance;
+
+pub const SECTOR_BYTES: usize = 512;
+
+/// The log's directory, durable content only.
+#[derive(Default)]
+pub struct LogDisk(MemoryDir);
+
+impl LogDir for LogDisk {
+    fn segments(&self) -> io::Result<Vec<SegmentFile>> {
+        self.0.segments()
+    }
+
+    fn read_at(&self, segment: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.read_at(segment, offset, buf)
+    }
+
+    fn flush(&self, segment: SegmentId) -> io::Result<()> {
+        self.0.flush(segment)
+    }
+
+    fn name(&self, segment: SegmentId) -> String {
+        self.0.name(segment)
+    }
+}
+
+impl LogMedium for LogDisk {
+    fn run(&self, op: &FileOp) -> io::Result<()> {
+        self.0.run(op)
+    }
+
+    fn write(&self, write: &Write) -> io::Result<()> {
+        self.0
+            .write_at(write.segment, write.offset, write.buf.as_slice())
+    }
+}
+
+#[derive(Default)]
+pub struct Disk {
+    pub log: LogDisk,
+    pub pages: SimFile,
+    /// Log writes under way, in the order of submission.
+    flying: Vec<Write>,
+    op: Option<FileOp>,
+}
+
+impl Disk {
+    pub fn begin_write(&mut self, write: Write) {
+        self.flying.push(write);
+    }
+
+    pub fn begin_op(&mut self, op: FileOp) {
+        debug_assert!(self.op.is_none(), "the log has one file operation out");
+        self.op = Some(op);
+    }
+
+    pub fn writes_under_way(&self) -> usize {
+        self.flying.len()
+    }
+
+    /// Ends a write; with an error, any part of it may have reached the disk.
+    pub fn end_write(&mut self, tag: u64, fails: bool, chance: &mut Chance) -> Option<Ended> {
+        let at = self.flying.iter().position(|write| write.tag == tag)?;
+        let write = self.flying.remove(at);
+        let result = if fails {
+            self.tear(&write, chance);
+            Err(io::Error::from_raw_os_error(libc::EIO))
+        } else {
+            self.log.write(&write)
+        };
+        Some((write, result))
+    }
+
+    pub fn end_op(&mut self, fails: bool) -> Option<(u64, io::Result<()>)> {
+        let op = self.op.take()?;
+        let result = match fails {
+            true => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
+            false => self.log.run(&op),
+        };
+        Some((op.tag, result))
+    }
+
+    /// The machine or the process is gone. After a power loss, what was not flushed is kept in part; a process that dies
+    /// leaves its completed writes to the kernel, which keeps them.
+    pub fn crash(&mut self, power_loss: bool, chance: &mut Chance) {
+        for write in std::mem::take(&mut self.flying) {
+            self.tear(&write, chance);
+        }
+        if let Some(op) = self.op.take() {
+            self.tear_op(&op, chance);
+        }
+        let keep = match power_loss {
+            false => Keep::All,
+            true => match chance.below(4) {
+                0 => Keep::None,
+                1 => Keep::All,
+                2 => Keep::Prefix(chance.below(1001)),
+                _ => Keep::Random(chance.draw()),
+            },
+        };
+        self.pages = self.pages.crash(keep);
+    }
+
+    /// Leaves some sectors of a write: none, all, the first ones, or any.
+    fn tear(&mut self, write: &Write, chance: &mut Chance) {
+        let bytes = write.buf.as_slice();
+        let sectors = bytes.len() / SECTOR_BYTES;
+        let (first, one_in) = match chance.below(4) {
+            0 => (0, 0),
+            1 => (sectors, 0),
+            2 => (chance.below(sectors as u64 + 1) as usize, 0),
+            _ => (0, 2),
+        };
+        for (number, sector) in bytes.chunks(SECTOR_BYTES).enumerate() {
+            let kept = number < first || one_in > 0 && chance.below(one_in) == 0;
+            if kept {
+                let offset = write.offset + (number * SECTOR_BYTES) as u64;
+                // The segment may be gone with the operation that makes it.
+                let _ = self.log.0.write_at(write.segment, offset, sector);
+            }
+        }
+    }
+
+    /// Leaves a directory operation undone, done, or, where a file is recycled, with that renamed aside.
+    fn tear_op(&mut self, op: &FileOp, chance: &mut Chance) {
+        match chance.below(3) {
+            0 => {}
+            1 => {
+                // What cannot be carried out now could not have been before the crash either.
+                let _ = self.log.run(op);
+            }
+            _ => {
+                if let FileOpKind::Prepare {
+                    recycle: Some(old), ..
+                } = &op.kind
+                {
+                    self.log.0.files().remove(old);
+                }
+            }
+        }
+    }
+}
+
+/// A write that ended, and how.
+pub type Ended = (Write, io::Result<()>);

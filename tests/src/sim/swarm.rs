@@ -1,0 +1,231 @@
+//! What a seed runs: how large the cluster is, which faults and client operations exist at all, and how often.
+
+use super::chance::Chance;
+
+pub const MILLISECOND_NS: u64 = 1_000_000;
+pub const SECOND_NS: u64 = 1_000_000_000;
+/// Time between two ticks of a member.
+pub const TICK_NS: u64 = 100 * MILLISECOND_NS;
+pub const ELECTION_TICKS: u32 = 10;
+/// Ten simulated minutes.
+pub const DURATION_NS: u64 = 600 * SECOND_NS;
+/// Clocks run at least this slow and at most this fast, in nanoseconds per million.
+pub const RATE_MIN: u64 = 900_000;
+pub const RATE_MAX: u64 = 1_100_000;
+
+/// The network between members, and between clients and members.
+#[derive(Clone, Debug)]
+pub struct NetworkPlan {
+    /// Per million messages.
+    pub loss: u64,
+    pub duplicates: u64,
+    /// Messages of one link arrive in order.
+    pub in_order: bool,
+    pub delay_min_ns: u64,
+    pub delay_max_ns: u64,
+    /// Per million messages, delayed by up to `spike_ns` more.
+    pub spikes: u64,
+    pub spike_ns: u64,
+    /// A member whose process died is reported as such by the transport.
+    pub refusals: bool,
+}
+
+/// Mean time between two faults of a kind, 0 for never.
+#[derive(Clone, Debug, Default)]
+pub struct FaultPlan {
+    pub crash_ns: u64,
+    pub crash_all_ns: u64,
+    pub power_loss: bool,
+    pub partition_ns: u64,
+    pub one_way_ns: u64,
+    pub bridge_ns: u64,
+    pub isolate_leader_ns: u64,
+    pub pause_ns: u64,
+    pub machine_pause_ns: u64,
+    pub clock_jump_ns: u64,
+    pub clock_rate_ns: u64,
+    pub disk_stall_ns: u64,
+    pub disk_error_ns: u64,
+    pub disk_full_ns: u64,
+    pub transfer_ns: u64,
+    /// How long a partition, pause or stall lasts at most.
+    pub lasts_max_ns: u64,
+}
+
+/// How members are configured.
+#[derive(Clone, Debug)]
+pub struct MemberPlan {
+    pub segment_bytes: u64,
+    pub batch_bytes: usize,
+    pub writes_in_flight: usize,
+    pub resident_bytes: u64,
+    pub checkpoint_dirty_bytes: u64,
+    pub checkpoint_log_bytes: u64,
+    pub checkpoint_interval_ns: u64,
+    pub pre_vote: bool,
+    /// A log write takes up to this long.
+    pub write_max_ns: u64,
+    /// Reading a page, or a step of a checkpoint.
+    pub page_max_ns: u64,
+    /// Inputs gather for up to this long before they are decided upon.
+    pub turn_max_ns: u64,
+}
+
+#[derive(Clone, Debug)]
+pub struct ClientPlan {
+    pub workers: usize,
+    pub watchers: usize,
+    pub holders: usize,
+    /// Mean time between two operations of a worker.
+    pub think_ns: u64,
+    pub keys: u64,
+    pub value_bytes_max: u64,
+    /// Weights of the operations.
+    pub weights: [(Operation, u64); Operation::ALL.len()],
+    pub ttl_max_s: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Put,
+    Range,
+    StaleRange,
+    OldRange,
+    Delete,
+    Txn,
+    Compact,
+    Defragment,
+    Status,
+}
+
+impl Operation {
+    pub const ALL: [Operation; 9] = [
+        Operation::Put,
+        Operation::Range,
+        Operation::StaleRange,
+        Operation::OldRange,
+        Operation::Delete,
+        Operation::Txn,
+        Operation::Compact,
+        Operation::Defragment,
+        Operation::Status,
+    ];
+}
+
+#[derive(Clone, Debug)]
+pub struct Swarm {
+    pub members: usize,
+    pub duration_ns: u64,
+    pub network: NetworkPlan,
+    pub faults: FaultPlan,
+    pub member: MemberPlan,
+    pub clients: ClientPlan,
+}
+
+impl Swarm {
+    pub fn draw(seed: u64, duration_ns: u64) -> Swarm {
+        let mut chance = Chance::stream(seed, 1);
+        let chance = &mut chance;
+        let members = *chance.pick(&[1, 3, 3, 3, 3, 3, 5, 5]);
+        Swarm {
+            members,
+            duration_ns,
+            network: draw_network(chance),
+            faults: draw_faults(chance, members),
+            member: draw_member(chance),
+            clients: draw_clients(chance),
+        }
+    }
+}
+
+fn draw_network(chance: &mut Chance) -> NetworkPlan {
+    let slow = *chance.pick(&[200_000, 2 * MILLISECOND_NS, 2 * MILLISECOND_NS, 50 * MILLISECOND_NS]);
+    NetworkPlan {
+        loss: *chance.pick(&[0, 0, 1_000, 30_000, 300_000]),
+        duplicates: *chance.pick(&[0, 0, 10_000, 300_000]),
+        in_order: chance.percent(60),
+        delay_min_ns: 50_000,
+        delay_max_ns: slow,
+        spikes: *chance.pick(&[0, 0, 1_000, 20_000]),
+        spike_ns: *chance.pick(&[100 * MILLISECOND_NS, 5 * SECOND_NS]),
+        refusals: chance.percent(50),
+    }
+}
+
+fn draw_faults(chance: &mut Chance, members: usize) -> FaultPlan {
+    let pace = *chance.pick(&[5, 15, 15, 60]) * SECOND_NS;
+    let mut maybe = |percent| match chance.percent(percent) {
+        true => pace + chance.below(pace),
+        false => 0,
+    };
+    let many = if members > 1 { 45 } else { 0 };
+    let mut plan = FaultPlan {
+        crash_ns: maybe(60),
+        crash_all_ns: maybe(20),
+        partition_ns: maybe(many),
+        one_way_ns: maybe(many / 2),
+        bridge_ns: maybe(many / 3),
+        isolate_leader_ns: maybe(many / 2),
+        pause_ns: maybe(30),
+        machine_pause_ns: maybe(20),
+        clock_jump_ns: maybe(15),
+        clock_rate_ns: maybe(30),
+        disk_stall_ns: maybe(35),
+        disk_error_ns: maybe(15),
+        disk_full_ns: maybe(10),
+        transfer_ns: maybe(many),
+        power_loss: false,
+        lasts_max_ns: 0,
+    };
+    plan.power_loss = chance.percent(60);
+    plan.lasts_max_ns = *chance.pick(&[SECOND_NS, 10 * SECOND_NS, 30 * SECOND_NS]);
+    plan
+}
+
+fn draw_member(chance: &mut Chance) -> MemberPlan {
+    let segment_bytes = *chance.pick(&[64 << 10, 128 << 10, 1 << 20]);
+    MemberPlan {
+        segment_bytes,
+        batch_bytes: *chance.pick(&[8 << 10, 32 << 10]),
+        writes_in_flight: chance.between(1, 4) as usize,
+        resident_bytes: *chance.pick(&[64 << 10, 1 << 20, 16 << 20]),
+        checkpoint_dirty_bytes: *chance.pick(&[64 << 10, 1 << 20]),
+        checkpoint_log_bytes: *chance.pick(&[32 << 10, 256 << 10]),
+        checkpoint_interval_ns: *chance.pick(&[2 * SECOND_NS, 30 * SECOND_NS]),
+        pre_vote: chance.percent(80),
+        write_max_ns: *chance.pick(&[200_000, 2 * MILLISECOND_NS, 100 * MILLISECOND_NS]),
+        page_max_ns: *chance.pick(&[200_000, 20 * MILLISECOND_NS]),
+        turn_max_ns: *chance.pick(&[1, 1, 50_000, 5 * MILLISECOND_NS]),
+    }
+}
+
+fn draw_clients(chance: &mut Chance) -> ClientPlan {
+    let weights = Operation::ALL.map(|operation| {
+        let (percent, weight) = match operation {
+            Operation::Put => (100, 40),
+            Operation::Range => (90, 30),
+            Operation::StaleRange => (60, 10),
+            Operation::OldRange => (60, 10),
+            Operation::Delete => (60, 12),
+            Operation::Txn => (70, 20),
+            Operation::Compact => (50, 2),
+            Operation::Defragment => (20, 1),
+            Operation::Status => (30, 3),
+        };
+        let weight = match chance.percent(percent) {
+            true => weight,
+            false => 0,
+        };
+        (operation, weight)
+    });
+    ClientPlan {
+        workers: chance.between(1, 6) as usize,
+        watchers: chance.below(4) as usize,
+        holders: chance.below(4) as usize,
+        think_ns: *chance.pick(&[100 * MILLISECOND_NS, 500 * MILLISECOND_NS, 2 * SECOND_NS]),
+        keys: *chance.pick(&[3, 12, 60]),
+        value_bytes_max: *chance.pick(&[20, 200, 3_000]),
+        weights,
+        ttl_max_s: *chance.pick(&[2, 5, 12]),
+    }
+}
