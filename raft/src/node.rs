@@ -457,9 +457,7 @@ impl Node {
     /// An entry of the log, if it is still in memory.
     pub fn recent_entry(&self, index: u64) -> Option<&Entry> {
         let there = (self.log.ring_first()..=self.log.last()).contains(&index);
-        there
-            .then(|| self.log.slice(index, index).next())
-            .flatten()
+        there.then(|| self.log.slice(index, index).next()).flatten()
     }
 
     /// The configuration in force.

@@ -4,13 +4,15 @@
 //! before it was verified from the device.
 
 pub mod assemble;
+mod fetch;
+mod join;
 
 use crate::{
-    config::{Config, Quota},
-    identity::{self, Founding, SystemResolver},
+    config::{ClusterState, Config, Quota},
+    identity::{self, SystemResolver},
     member::{self, Member},
 };
-use assemble::Plan;
+use assemble::{Origin, Plan};
 use engine::{
     lease,
     page::{Options as PageOptions, RealFile},
@@ -61,7 +63,7 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let assembled = assemble::open(plan, Arc::new(file), &*files, || found(config))?;
+    let assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
     Ok(Start {
         member: assembled.member,
         files,
@@ -72,12 +74,16 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
     })
 }
 
-fn found(config: &Config) -> Result<Founding, Failure> {
-    let founding = identity::found(config, &SystemResolver)?;
-    if founding.members.len() > 1 {
-        return Err("ringd does not form clusters of several members yet: --initial-cluster may name this member only".into());
+/// Where the member of an empty data directory comes from.
+fn originate(config: &Config) -> Result<Origin, Failure> {
+    match config.initial_cluster_state {
+        ClusterState::New => {
+            let founding = identity::found(config, &SystemResolver)?;
+            join::refuse_bootstrapped(&founding)?;
+            Ok(Origin::Founding(founding))
+        }
+        ClusterState::Existing => Ok(Origin::Joining(join::join(config, &SystemResolver)?)),
     }
-    Ok(founding)
 }
 
 fn page_options() -> PageOptions {

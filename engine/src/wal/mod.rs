@@ -58,6 +58,7 @@ pub use recover::{recover, Expect, RecoverError, Recovered, Report, Tail};
 pub use scrub::ScrubJob;
 pub use segment::{FileOp, FileOpKind, Urgency};
 pub use threads::{Completion, WriterThreads};
+pub use walk::TermHistory;
 pub use writer::{Wal, Write};
 
 /// Whose log it is. Files of another cluster or member are refused.

@@ -16,7 +16,7 @@ use super::recover_error::At;
 use super::scan::Reader;
 use super::segment::Segment;
 use super::survey::{self, Found, Surveyed};
-use super::walk::{Findings, Walk};
+use super::walk::{Findings, TermHistory, Walk};
 use super::{Identity, LogPosition, SegmentId};
 
 pub use super::recover_error::RecoverError;
@@ -64,6 +64,10 @@ pub struct Recovered {
     pub last_term: u64,
     /// Entries after [`Expect::applied`], consecutive.
     pub entries: Vec<Entry>,
+    /// The last entry of the log, if the log can still give it.
+    pub last: Option<Entry>,
+    /// The terms of the entries that the log can still give.
+    pub history: TermHistory,
     /// Index and term of a snapshot that took the place of the log: entries follow it, earlier ones are gone.
     pub start: Option<(u64, u64)>,
     /// The last membership mark, with its index.
@@ -235,6 +239,8 @@ fn complete(found: Findings, mut tail: Tail, report: Report) -> Recovered {
         last_index: state.last_index,
         last_term: state.last_term,
         entries: found.entries,
+        last: found.last,
+        history: found.history,
         start: found.start,
         membership: found.membership,
         report,
@@ -352,6 +358,8 @@ fn fresh(released: Vec<(SegmentId, u64)>) -> Recovered {
         last_index: 0,
         last_term: 0,
         entries: Vec::new(),
+        last: None,
+        history: TermHistory::default(),
         start: None,
         membership: None,
         report: Report::CleanEnd,

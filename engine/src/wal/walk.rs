@@ -34,6 +34,38 @@ pub(super) struct SegmentFacts {
     pub index_min: Option<u64>,
 }
 
+/// The terms of a stretch of the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TermHistory {
+    /// Index and term of an entry from which on all terms are known; (0, 0) is the beginning of the log.
+    pub origin: (u64, u64),
+    /// First index and term of each run behind the origin that differs in term from what precedes it.
+    pub runs: Vec<(u64, u64)>,
+}
+
+impl TermHistory {
+    fn after(index: u64, term: u64) -> TermHistory {
+        TermHistory {
+            origin: (index, term),
+            runs: Vec::new(),
+        }
+    }
+
+    /// An entry that takes the place of whatever stood at its index and behind it.
+    fn note(&mut self, index: u64, term: u64) {
+        if index <= self.origin.0 {
+            *self = TermHistory::after(index, term);
+            return;
+        }
+        while self.runs.last().is_some_and(|run| run.0 >= index) {
+            self.runs.pop();
+        }
+        if self.runs.last().map_or(self.origin.1, |run| run.1) != term {
+            self.runs.push((index, term));
+        }
+    }
+}
+
 /// Everything that the walk found.
 #[derive(Default)]
 pub(super) struct Findings {
@@ -43,6 +75,8 @@ pub(super) struct Findings {
     /// First entry that the walked part gives.
     pub first_index: u64,
     pub start: Option<(u64, u64)>,
+    pub history: TermHistory,
+    pub last: Option<Entry>,
     pub membership: Option<(u64, ConfState)>,
     pub marks: Marks,
     pub last_batch: u64,
@@ -195,6 +229,8 @@ impl<'a> Walk<'a> {
         }
         if self.incarnation.is_none() {
             self.found.state = header.before;
+            let before = header.before;
+            self.found.history = TermHistory::after(before.last_index, before.last_term);
             self.found.first_index = header.before.last_index + 1;
         } else if self.found.state != header.before {
             return Err("the state before the batch is not the state after its predecessor");
@@ -220,6 +256,8 @@ impl<'a> Walk<'a> {
                 }
                 Record::Mark(Mark::Start { index, term }) => {
                     self.found.entries.clear();
+                    self.found.last = None;
+                    self.found.history = TermHistory::after(index, term);
                     self.found.start = Some((index, term));
                     self.found.first_index = index + 1;
                     (self.found.state.last_index, self.found.state.last_term) = (index, term);
@@ -269,6 +307,8 @@ impl<'a> Walk<'a> {
         self.found.state.last_index = index;
         self.found.state.last_term = entry.term.unwrap_or(0);
         self.found.first_index = self.found.first_index.min(index);
+        self.found.history.note(index, entry.term.unwrap_or(0));
+        self.found.last = Some(entry.clone());
         if index > self.applied {
             self.found.entries.push(entry);
         }

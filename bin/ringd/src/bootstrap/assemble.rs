@@ -14,7 +14,7 @@ use engine::{
     store::{self, Store},
     wal::{
         self, driver::LogFiles, Expect, FileOp, Identity, LogDir, LogPosition, Recovered,
-        SegmentId, Wal, Write,
+        SegmentId, TermHistory, Wal, Write,
     },
     watch,
 };
@@ -51,25 +51,45 @@ pub struct Plan<M> {
     pub member: M,
 }
 
+/// Where the member of an empty data directory comes from.
+pub enum Origin {
+    /// It founds a cluster, with others that compute the same.
+    Founding(Founding),
+    /// It joins a cluster that knows it already, and learns everything else from the leader.
+    Joining(Identity),
+}
+
+impl Origin {
+    fn identity(&self) -> Identity {
+        match self {
+            Origin::Founding(founding) => Identity {
+                cluster_id: founding.cluster_id,
+                member_id: founding.local_id,
+            },
+            Origin::Joining(identity) => *identity,
+        }
+    }
+}
+
 pub struct Assembled {
     pub member: Member,
     pub ids: Identity,
-    /// The cluster was founded just now.
+    /// The data directory was empty.
     pub new: bool,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
 
-/// Opens the member whose page file and log these are; `found` says which cluster to found where both are new.
+/// Opens the member whose page file and log these are; `originate` says where it comes from if both are new.
 pub fn open<M, F>(
     plan: Plan<M>,
     file: Arc<dyn PageFile>,
     log: &dyn LogMedium,
-    found: F,
+    originate: F,
 ) -> Result<Assembled, Failure>
 where
     M: FnOnce(Identity) -> Result<member::Config, Failure>,
-    F: FnOnce() -> Result<Founding, Failure>,
+    F: FnOnce() -> Result<Origin, Failure>,
 {
     let path = file.name();
     let log_path = plan.wal.directory.display().to_string();
@@ -94,15 +114,13 @@ where
             recovered.report
         ));
     }
-    let founding = match !known && recovered.last_index == 0 {
-        true => Some(found()?),
+    // The first batch of a log says whose it is; it may hold no entry where a member joined.
+    let origin = match !known && recovered.tail.identity().is_none() {
+        true => Some(originate()?),
         false => None,
     };
-    let ids = match (&founding, recovered.tail.identity()) {
-        (Some(founding), _) => Identity {
-            cluster_id: founding.cluster_id,
-            member_id: founding.local_id,
-        },
+    let ids = match (&origin, recovered.tail.identity()) {
+        (Some(origin), _) => origin.identity(),
         (None, Some(found)) => found,
         (None, None) => {
             return Err(format!(
@@ -112,7 +130,12 @@ where
             .into())
         }
     };
-    if store.members().next().is_some() && store.member(ids.member_id).is_none() {
+    // A member that joined lately may have applied the others' entries without its own.
+    let is_member = |store: &Store| {
+        store.member(ids.member_id).is_some() || store.is_removed_member(ids.member_id)
+    };
+    let is_alone = store.members().nth(1).is_none();
+    if store.members().next().is_some() && is_alone && !is_member(&store) {
         return Err(format!(
             "the log in {log_path} belongs to another cluster: its member {:x} of cluster {:x} is none of the members in \
              {path}",
@@ -126,8 +149,8 @@ where
         raft_term: 0,
     });
     let config = (plan.member)(ids)?;
-    let new = founding.is_some();
-    let member = build(config, plan.wal, plan.raft, founding, store, recovered, log)?;
+    let new = origin.is_some();
+    let member = build(config, plan.wal, plan.raft, origin, store, recovered, log)?;
     Ok(Assembled {
         member,
         ids,
@@ -162,7 +185,7 @@ fn build(
     config: member::Config,
     wal_config: wal::Config,
     mut raft_config: raft::Config,
-    founding: Option<Founding>,
+    origin: Option<Origin>,
     store: Store,
     recovered: Recovered,
     log: &dyn LogMedium,
@@ -173,32 +196,74 @@ fn build(
     };
     let path = wal_config.directory.display().to_string();
     let mut wal = Wal::new(wal_config, ids, recovered.tail)?;
-    let (applied, applied_term) = store.applied();
-    let (hard_state, entries, start) = match founding {
-        Some(founding) => {
-            let (state, entries) = first_entries(&founding);
-            write_now(&mut wal, log, &path, &entries, &state)?;
-            (state, entries, (0, 0))
+    let mut initial = match origin {
+        Some(origin) => {
+            let (hard_state, entries) = match origin {
+                Origin::Founding(founding) => first_entries(&founding),
+                Origin::Joining(_) => Default::default(),
+            };
+            write_now(&mut wal, log, &path, &entries, &hard_state)?;
+            raft::Initial {
+                hard_state,
+                entries,
+                ..Default::default()
+            }
         }
-        None => (
+        None => recovered_log(
             recovered.hard_state,
             recovered.entries,
-            (applied, applied_term),
+            recovered.last,
+            &recovered.history,
+            wal.first_index(),
+            store.applied(),
         ),
     };
+    initial.conf_state = store.conf_state().clone();
+    (initial.applied, _) = store.applied();
     raft_config.id = ids.member_id;
-    let node = raft::Node::new(
-        raft_config,
-        raft::Initial {
-            hard_state,
-            conf_state: store.conf_state().clone(),
-            start,
-            entries,
-            applied,
-            ..Default::default()
-        },
-    )?;
+    let node = raft::Node::new(raft_config, initial)?;
     Ok(Member::new(config, node, wal, store))
+}
+
+/// What Raft is told of a log that was read back. Entries that are applied stay on disk, where followers that are behind
+/// get them from, as far as their terms are known.
+fn recovered_log(
+    hard_state: HardState,
+    mut entries: Vec<Entry>,
+    last: Option<Entry>,
+    history: &TermHistory,
+    first_index: u64,
+    (applied, applied_term): (u64, u64),
+) -> raft::Initial {
+    let (origin, origin_term) = history.origin;
+    if entries.is_empty() {
+        // Raft wants the end of the log.
+        entries.extend(last);
+    }
+    let first = entries.first().map_or(0, |entry| entry.index());
+    let readable = origin < applied && origin + 1 >= first_index && first > origin;
+    if !readable {
+        entries.retain(|entry| entry.index() > applied);
+        return raft::Initial {
+            hard_state,
+            start: (applied, applied_term),
+            entries,
+            ..Default::default()
+        };
+    }
+    let older = history.runs.iter().filter(|run| run.0 < first);
+    raft::Initial {
+        hard_state,
+        start: (origin, origin_term),
+        terms: older
+            .map(|(first, term)| raft::TermRun {
+                first: *first,
+                term: *term,
+            })
+            .collect(),
+        entries,
+        ..Default::default()
+    }
 }
 
 /// The log of a new cluster begins with one membership entry per founder, alike on all of them.
