@@ -12,6 +12,10 @@ use std::io;
 /// Changed pages in memory, of the generation being written back and the next one together.
 const DIRTY_BYTES_MAX: u64 = 256 << 20;
 
+/// Applied entries that the log keeps for other members, unless they fill more than [`RETAINED_SEGMENTS_MAX`] segments.
+const RETAINED_ENTRIES: u64 = 5_000;
+const RETAINED_SEGMENTS_MAX: u64 = 2;
+
 /// When a checkpoint begins: whichever comes first.
 #[derive(Clone, Copy, Debug)]
 pub struct Thresholds {
@@ -77,6 +81,20 @@ impl Checkpoints {
 }
 
 impl Member {
+    /// The oldest segment that stays, if recovery needs those from `needed` on. Where there are other members, those that
+    /// are a little behind catch up from the log.
+    fn retained(&self, needed: SegmentId) -> SegmentId {
+        if self.store.members().nth(1).is_none() {
+            return needed;
+        }
+        let (applied, _) = self.store.applied();
+        let wanted = self
+            .wal
+            .first_needed(applied.saturating_sub(RETAINED_ENTRIES) + 1);
+        let most = SegmentId(needed.0.saturating_sub(RETAINED_SEGMENTS_MAX));
+        wanted.max(most).min(needed)
+    }
+
     /// Changed pages are held in memory until they are written back; at this much, proposals wait.
     pub(super) fn is_full(&self) -> bool {
         let pages = self.store.pages();
@@ -139,7 +157,7 @@ impl Member {
         };
         // Falling back to the older meta page must find its log: only what both are past may go.
         if let Some(older) = self.checkpoints.last.replace(covered) {
-            self.wal.release(older.first_needed);
+            self.wal.release(self.retained(older.first_needed));
             self.node.compact(self.wal.first_index().saturating_sub(1));
         }
         self.wal.checkpoint_covers(covered.position);
