@@ -346,6 +346,7 @@ impl Machine {
         let log = LogMark {
             position: Bytes::copy_from_slice(&self.index.to_le_bytes()),
             first_needed_segment: self.index,
+            restarts: false,
         };
         let job = self.store.begin_checkpoint(log).unwrap();
         self.store.pages_mut().checkpoint_done(job.run().unwrap());

@@ -8,12 +8,14 @@
 //! Two meta pages alternate. At open the newest one is taken whose index and runs are found unharmed *on the device*; else
 //! the other. That one always works as well, because pages given up are kept until both meta pages are past them.
 
+mod copy;
 mod index;
 mod job;
 mod meta;
 mod open;
 mod pin;
 
+pub use copy::{Copy, CopyError, CopySource};
 pub use job::{CheckpointDone, CheckpointJob, Progress, Stage, STEP_BYTES};
 pub use meta::Meta;
 pub use open::{OpenReport, Opened};

@@ -8,8 +8,8 @@ use std::sync::Arc;
 /// [`Pin::reader`] on any thread.
 pub struct Pin {
     number: Arc<u64>,
-    file: Arc<dyn PageFile>,
-    completed: Completed,
+    pub(super) file: Arc<dyn PageFile>,
+    pub(super) completed: Completed,
     options: Options,
 }
 

@@ -130,6 +130,12 @@ impl FetchJob {
 }
 
 impl Pages {
+    /// Goes on with the job numbers of the page space that this one replaces: an answer to a job of that one is then not
+    /// taken for an answer to one of this.
+    pub(crate) fn number_jobs_after(&mut self, replaced: &Pages) {
+        self.fetch_jobs = self.fetch_jobs.max(replaced.fetch_jobs);
+    }
+
     /// A job that fetches the missing pages that are not being fetched already; none if there are no such pages, and the
     /// step is to run again after the fetches under way.
     pub fn fetch_job(&mut self, miss: &Miss) -> Option<FetchJob> {

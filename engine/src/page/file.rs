@@ -41,6 +41,61 @@ pub trait PageFile: Send + Sync {
     fn map(&self) -> Option<Arc<Map>>;
 }
 
+/// Where the copy of another member's page file comes into being, and takes the place of this member's own.
+pub trait PageDir: Send + Sync {
+    /// An empty file beside the page file; one that was left there is gone.
+    fn create_incoming(&self) -> io::Result<Arc<dyn PageFile>>;
+    /// Puts the incoming file, whose content is durable, in the place of the page file. One of the two is there whatever
+    /// happens meanwhile; when this returns it is the new one.
+    fn install(&self) -> io::Result<Arc<dyn PageFile>>;
+}
+
+/// The page file's directory in the file system.
+pub struct RealDir {
+    path: PathBuf,
+}
+
+impl RealDir {
+    /// `path` is that of the page file.
+    pub fn new(path: &Path) -> RealDir {
+        RealDir {
+            path: path.to_owned(),
+        }
+    }
+
+    fn incoming(&self) -> PathBuf {
+        let mut incoming = self.path.as_os_str().to_owned();
+        incoming.push(".incoming");
+        PathBuf::from(incoming)
+    }
+}
+
+impl PageDir for RealDir {
+    fn create_incoming(&self) -> io::Result<Arc<dyn PageFile>> {
+        let path = self.incoming();
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        Ok(Arc::new(RealFile::open_or_create(&path)?))
+    }
+
+    fn install(&self) -> io::Result<Arc<dyn PageFile>> {
+        std::fs::rename(self.incoming(), &self.path)?;
+        sync_parent(&self.path)?;
+        Ok(Arc::new(RealFile::open(&self.path)?))
+    }
+}
+
+/// Makes the names in a file's directory durable.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    File::open(parent)?.sync_all()
+}
+
 /// A file of the file system, mapped.
 pub struct RealFile {
     path: PathBuf,
@@ -96,11 +151,7 @@ impl RealFile {
         }
         file.sync_all()?;
         std::fs::rename(&new, path)?;
-        let parent = match path.parent() {
-            Some(p) if !p.as_os_str().is_empty() => p,
-            _ => Path::new("."),
-        };
-        File::open(parent)?.sync_all()?;
+        sync_parent(path)?;
         RealFile::open(path)
     }
 

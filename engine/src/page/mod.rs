@@ -26,12 +26,13 @@ mod space;
 pub use buffer::AlignedBuf;
 pub use error::{OpenError, PageError, PageFault};
 pub use fetch::{FetchDone, FetchJob};
-pub use file::{PageFile, RealFile};
+pub use file::{PageDir, PageFile, RealDir, RealFile};
 pub use scrub::{ScrubDone, ScrubJob};
 pub use sim::{Keep, SimFile};
 
 pub use crate::checkpoint::{
-    CheckpointDone, CheckpointJob, Meta, OpenReport, Opened, Pin, Progress, Stage,
+    CheckpointDone, CheckpointJob, Copy, CopyError, CopySource, Meta, OpenReport, Opened, Pin,
+    Progress, Stage,
 };
 
 pub(crate) use fetch::Shape;

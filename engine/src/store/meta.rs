@@ -5,6 +5,7 @@
 //! applied index | applied term | revision | compacted + 1 | finished + 1          (varints)
 //! job u8: 0, or 1 and floor + 1 | target | next main | next sub                     (varints)
 //! length and bytes of raftpb.ConfState | length and bytes of the log position | first needed segment
+//! restarts u8: 0 or 1
 //! ```
 //!
 //! The page that holds it has its checksum, so it has none of its own.
@@ -32,6 +33,9 @@ pub struct LogMark {
     /// Position that the trees contain. Never beyond what this member's log has made durable.
     pub position: Bytes,
     pub first_needed_segment: u64,
+    /// The trees came from another member after this position: the log holds nothing that follows them until it was told
+    /// to begin anew behind them.
+    pub restarts: bool,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -100,6 +104,16 @@ fn take_bytes<'a>(input: &mut &'a [u8]) -> Option<&'a [u8]> {
     Some(bytes)
 }
 
+fn take_flag(input: &mut &[u8]) -> Option<bool> {
+    let (&byte, rest) = input.split_first()?;
+    *input = rest;
+    match byte {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
 impl Content {
     fn encode(&self) -> Vec<u8> {
         let mut out = vec![VERSION];
@@ -122,6 +136,7 @@ impl Content {
         put_bytes(&mut out, &self.conf_state.encode_to_vec());
         put_bytes(&mut out, &self.log.position);
         put_varint(&mut out, self.log.first_needed_segment);
+        out.push(u8::from(self.log.restarts));
         out
     }
 
@@ -165,9 +180,36 @@ impl Content {
             log: LogMark {
                 position: Bytes::copy_from_slice(take_bytes(input)?),
                 first_needed_segment: take_varint(input)?,
+                restarts: take_flag(input)?,
             },
         })
     }
+}
+
+/// What a checkpoint holds, as far as Raft has to know it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Contained {
+    pub applied_index: u64,
+    pub applied_term: u64,
+    pub revision: i64,
+    pub conf_state: ConfState,
+}
+
+/// Reads what a checkpoint holds from the content that its store gave it.
+pub fn contained(content: &[u8]) -> Result<Contained, OpenError> {
+    let content = Content::decode(content)?;
+    Ok(Contained {
+        applied_index: content.applied_index,
+        applied_term: content.applied_term,
+        revision: content.revision,
+        conf_state: content.conf_state,
+    })
+}
+
+/// The content of another member's checkpoint with this member's place in its own log.
+pub fn relocated(content: &[u8], log: LogMark) -> Result<Vec<u8>, OpenError> {
+    let content = Content::decode(content)?;
+    Ok(Content { log, ..content }.encode())
 }
 
 impl Store {
@@ -300,6 +342,7 @@ mod tests {
             log: LogMark {
                 position: Bytes::from_static(b"position"),
                 first_needed_segment: 12,
+                restarts: true,
             },
         };
         let bytes = content.encode();

@@ -27,6 +27,7 @@ mod apply;
 pub mod compaction;
 pub mod decode;
 pub mod hash;
+pub mod install;
 mod leases;
 pub mod members;
 pub mod meta;

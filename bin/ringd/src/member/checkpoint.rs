@@ -127,6 +127,7 @@ impl Member {
         let mark = LogMark {
             position: position.to_bytes().to_vec().into(),
             first_needed_segment: first_needed.0,
+            restarts: false,
         };
         if let Some(job) = self.store.begin_checkpoint(mark) {
             self.checkpoints.running = Some(Covered {
