@@ -15,7 +15,7 @@ use crate::{
 use assemble::{Origin, Plan};
 use engine::{
     lease,
-    page::{Options as PageOptions, RealFile},
+    page::{Options as PageOptions, PageDir, RealDir, RealFile},
     store,
     wal::{self, driver::LogFiles, Identity},
     watch,
@@ -36,6 +36,7 @@ const RESIDENT_PERCENT: u64 = 60;
 pub struct Start {
     pub member: Member,
     pub files: Arc<LogFiles>,
+    pub page_dir: Arc<dyn PageDir>,
     pub member_id: u64,
     pub cluster_id: u64,
     pub new: bool,
@@ -67,6 +68,7 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
     Ok(Start {
         member: assembled.member,
         files,
+        page_dir: Arc::new(RealDir::new(&path)),
         member_id: assembled.ids.member_id,
         cluster_id: assembled.ids.cluster_id,
         new: assembled.new,

@@ -120,7 +120,7 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
             return Err("--wal-io=ring is not there yet: choose auto, thread or inline".into())
         }
     };
-    let shell = Shell::new(server, started.files, wal_io)?;
+    let shell = Shell::new(server, started.files, started.page_dir, wal_io)?;
     if let Some(found) = &shell.measured {
         info!(log, "measured the write-ahead log's directory",
             "direct" => found.direct,

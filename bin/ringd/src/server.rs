@@ -12,6 +12,7 @@ use crate::{
     status::Status,
 };
 use bytes::Bytes;
+use std::sync::Arc;
 
 /// An operation for the shell.
 pub enum Operation {
@@ -23,6 +24,23 @@ pub enum Operation {
     },
     Fetch(engine::page::FetchJob),
     Checkpoint(engine::page::CheckpointJob),
+    PrepareSnapshot {
+        peer: u64,
+        id: u64,
+        pin: engine::page::Pin,
+    },
+    ReadSnapshot {
+        peer: u64,
+        id: u64,
+        offset: u64,
+        bytes_max: usize,
+        source: Arc<engine::page::CopySource>,
+    },
+    Stage {
+        transfer: u64,
+        job: engine::store::install::StageJob,
+    },
+    Install(Box<engine::store::install::InstallJob>),
     /// The member is to be woken then with an [`Input::Wake`].
     Wake {
         after_ns: u64,
@@ -189,7 +207,30 @@ impl Server {
             Effect::ReadLog { from, job } => operations.push(Operation::ReadLog { from, job }),
             Effect::Fetch(job) => operations.push(Operation::Fetch(job)),
             Effect::Checkpoint(job) => operations.push(Operation::Checkpoint(job)),
-            Effect::Send(_) | Effect::MembersChanged => {}
+            Effect::PrepareSnapshot { peer, id, pin } => {
+                operations.push(Operation::PrepareSnapshot { peer, id, pin })
+            }
+            Effect::ReadSnapshot {
+                peer,
+                id,
+                offset,
+                bytes_max,
+                source,
+            } => operations.push(Operation::ReadSnapshot {
+                peer,
+                id,
+                offset,
+                bytes_max,
+                source,
+            }),
+            Effect::Stage { transfer, job } => operations.push(Operation::Stage { transfer, job }),
+            Effect::Install(job) => operations.push(Operation::Install(job)),
+            Effect::Send(_)
+            | Effect::MembersChanged
+            | Effect::SendSnapshot { .. }
+            | Effect::SnapshotBytes { .. }
+            | Effect::CancelSnapshot { .. }
+            | Effect::SnapshotTaken { .. } => {}
             Effect::AskPeer { ask, .. } => {
                 let failure = PeerFailure {
                     code: 0,

@@ -341,6 +341,7 @@ pub struct Copy {
     pieces: usize,
     crcs: crc32fast::Hasher,
     is_whole: bool,
+    is_verified: bool,
 }
 
 impl Copy {
@@ -354,6 +355,7 @@ impl Copy {
             pieces: 0,
             crcs: crc32fast::Hasher::new(),
             is_whole: false,
+            is_verified: false,
         }
     }
 
@@ -447,18 +449,31 @@ impl Copy {
         Ok(true)
     }
 
-    /// Verifies every page on the device and writes the meta page with `content` in place of the sender's. From then on
-    /// the file can be opened; the caller puts it into place. Reads the whole file.
+    /// Verifies every page on the device, once everything has come. Reads the whole file.
+    pub fn verify(&mut self) -> Result<(), CopyError> {
+        let announced = self.announced.as_ref().filter(|_| self.is_whole);
+        let Some((announced, _)) = announced else {
+            return Err(CopyError::Malformed("the end of it is missing"));
+        };
+        self.file.flush()?;
+        for run in &announced.runs {
+            self.verify_run(*run)?;
+        }
+        self.is_verified = true;
+        Ok(())
+    }
+
+    /// Writes the meta page with `content` in place of the sender's. From then on the file can be opened; the caller puts
+    /// it into place.
     pub fn finish(mut self, content: &[u8]) -> Result<(), CopyError> {
-        let Some((announced, _)) = self.announced.take().filter(|_| self.is_whole) else {
+        if !self.is_verified {
+            self.verify()?;
+        }
+        let Some((announced, _)) = self.announced.take() else {
             return Err(CopyError::Malformed("the end of it is missing"));
         };
         if content.len() > CONTENT_BYTES_MAX {
             return Err(CopyError::Malformed("its content is too long"));
-        }
-        self.file.flush()?;
-        for run in &announced.runs {
-            self.verify(*run)?;
         }
         let mut completed = announced.completed;
         completed.content = Bytes::copy_from_slice(content);
@@ -471,7 +486,7 @@ impl Copy {
     }
 
     /// A run is made of whole pages and extents, one behind the other.
-    fn verify(&self, run: Extent) -> Result<(), CopyError> {
+    fn verify_run(&self, run: Extent) -> Result<(), CopyError> {
         let failed = |no: u32, fault: PageFault| {
             CopyError::Page(PageError {
                 file: self.file.name(),

@@ -205,6 +205,10 @@ impl Pages {
         }
     }
 
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// Bytes of the file up to the last page in use, pages not yet written included.
     pub fn file_bytes(&self) -> u64 {
         u64::from(self.space.high()) * PAGE_BYTES as u64

@@ -1,7 +1,7 @@
 //! Taking over the state of another member: its copied checkpoint is staged beside this member's page file and then
 //! takes its place, all at once.
 //!
-//! Order, each step durable before the next: the copy is whole and verified; its meta page is written, with this member's
+//! Order, each step durable before the next: the copy is whole and verified, or it is not taken over; its meta page is written, with this member's
 //! own log position and the mark that the log begins anew; it is renamed over the page file; the log is told to begin
 //! anew. Before the rename a crash leaves the old state with its log. After it, what is opened is the new state, and the
 //! mark says what the log still has to be told (FORMAT.md, "Taking over a copy").
@@ -37,7 +37,7 @@ impl From<CopyError> for InstallError {
     }
 }
 
-/// The next bytes of a copy, to be written on the pool.
+/// The next bytes of a copy, to be written on the pool. The last ones also have it verified.
 pub struct StageJob {
     copy: Option<Copy>,
     bytes: Bytes,
@@ -64,6 +64,9 @@ impl StageJob {
         };
         let result = begun.and_then(|mut copy| {
             copy.take(&self.bytes)?;
+            if copy.is_whole() {
+                copy.verify()?;
+            }
             Ok(copy)
         });
         Staged { result }

@@ -177,6 +177,10 @@ impl Store {
         &mut self.pages
     }
 
+    pub fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// For what can change while the process runs, such as the quota.
     pub fn options_mut(&mut self) -> &mut Options {
         &mut self.options

@@ -13,7 +13,7 @@ use engine::{
     page::{Opened, Options as PageOptions, PageFile, Pages},
     store::{self, Store},
     wal::{
-        self, driver::LogFiles, Expect, FileOp, Identity, LogDir, LogPosition, Recovered,
+        self, driver::LogFiles, Expect, FileOp, Identity, LogDir, LogPosition, Mark, Recovered,
         SegmentId, TermHistory, Wal, Write,
     },
     watch,
@@ -206,6 +206,18 @@ fn build(
             raft::Initial {
                 hard_state,
                 entries,
+                ..Default::default()
+            }
+        }
+        None if store.log_mark().restarts && recovered.start != Some(store.applied()) => {
+            // The pages are a snapshot, and the log was not yet told.
+            let (index, term) = store.applied();
+            wal.append_mark(&Mark::Start { index, term })?;
+            let hard_state = recovered.hard_state;
+            write_now(&mut wal, log, &path, &[], &hard_state)?;
+            raft::Initial {
+                hard_state,
+                start: (index, term),
                 ..Default::default()
             }
         }

@@ -139,6 +139,17 @@ impl Member {
         self.background.hashes.push_back((call, hash));
     }
 
+    /// The store's content was replaced: what was being computed of the old one is asked for again by its callers.
+    pub(super) fn reset_background(&mut self) {
+        self.background.starved = false;
+        while let Some((call, _)) = self.background.hashes.pop_front() {
+            self.reply(call, Err(RequestError::LeaderChanged.into()));
+        }
+        for waiting in std::mem::take(&mut self.background.compactions) {
+            self.answer_compaction(waiting.call, waiting.result);
+        }
+    }
+
     /// The answer to a compaction: at once, or after its rows are gone when the caller asked for that.
     pub(super) fn compacted(
         &mut self,

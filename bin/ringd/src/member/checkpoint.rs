@@ -75,6 +75,17 @@ impl Checkpoints {
         self.last_applied == 0
     }
 
+    pub fn is_running(&self) -> bool {
+        self.running.is_some()
+    }
+
+    /// The page file is another one, and is to say soon which log it goes with.
+    pub fn begin_anew(&mut self) {
+        self.last = None;
+        self.last_applied = 0;
+        self.forced = true;
+    }
+
     pub fn force(&mut self) {
         self.forced = true;
     }
@@ -92,7 +103,11 @@ impl Member {
             .wal
             .first_needed(applied.saturating_sub(RETAINED_ENTRIES) + 1);
         let most = SegmentId(needed.0.saturating_sub(RETAINED_SEGMENTS_MAX));
-        wanted.max(most).min(needed)
+        let kept = match self.snapshots.log_wanted() {
+            Some(index) => self.wal.first_needed(index),
+            None => needed,
+        };
+        wanted.max(most).min(needed).min(kept)
     }
 
     /// Changed pages are held in memory until they are written back; at this much, proposals wait.
@@ -110,7 +125,11 @@ impl Member {
     pub(super) fn maybe_checkpoint(&mut self, now_ns: u64) {
         let (applied, _) = self.store.applied();
         let checkpoints = &self.checkpoints;
-        if self.halted || checkpoints.running.is_some() || applied == checkpoints.last_applied {
+        if self.halted
+            || self.snapshots.is_installing()
+            || checkpoints.running.is_some()
+            || applied == checkpoints.last_applied
+        {
             return;
         }
         let limits = &checkpoints.thresholds;
@@ -162,6 +181,7 @@ impl Member {
             self.node.compact(self.wal.first_index().saturating_sub(1));
         }
         self.wal.checkpoint_covers(covered.position);
+        self.start_snapshots();
         self.defragmented();
     }
 }

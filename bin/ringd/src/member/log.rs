@@ -2,7 +2,7 @@
 
 use super::{Effect, Member};
 use engine::wal::{AlignedBuf, ReadError, Ticket};
-use proto::raftpb::{Entry, Message};
+use proto::raftpb::Entry;
 use raft::Ready;
 use std::io;
 
@@ -11,8 +11,8 @@ impl Member {
     pub(super) fn drain_ready(&mut self, now_ns: u64) {
         while self.node.has_ready() {
             let ready = self.node.ready();
-            if ready.snapshot.is_some() {
-                return self.halt("a snapshot arrived that cannot be installed".to_string());
+            if let Some(snapshot) = &ready.snapshot {
+                self.accept_snapshot(snapshot);
             }
             self.persist(&ready);
             if let Some(state) = &ready.soft_state {
@@ -32,11 +32,6 @@ impl Member {
         }
     }
 
-    /// A follower needs entries that are gone from the log.
-    pub(super) fn send_snapshot(&mut self, message: Message) {
-        self.node.report_snapshot(message.to(), false);
-    }
-
     fn persist(&mut self, ready: &Ready) {
         let hard_state = ready.hard_state.or(self.lazy_hard_state);
         if !ready.must_sync {
@@ -46,6 +41,9 @@ impl Member {
         }
         self.lazy_hard_state = None;
         self.checkpoints.note_logged(&ready.entries);
+        if self.defer(ready.seq, hard_state, &ready.entries) {
+            return;
+        }
         match self.wal.append(&ready.entries, hard_state.as_ref()) {
             Ok(ticket) => self.persisting.push_back((ticket, ready.seq)),
             // Proposals stop long before the log's bound, so only what Raft must write can meet it.

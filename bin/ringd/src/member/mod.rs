@@ -22,6 +22,7 @@ mod membership;
 mod peer_port;
 mod propose;
 mod read;
+mod snapshot;
 mod watch;
 
 use crate::{
@@ -34,8 +35,11 @@ pub use checkpoint::Thresholds;
 use engine::lease::RequestIds;
 use engine::{
     error::RequestError,
-    page::{CheckpointDone, CheckpointJob, FetchDone, FetchJob},
-    store::Store,
+    page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, Pin},
+    store::{
+        install::{InstallError, InstallJob, StageJob, Staged},
+        Store,
+    },
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
 };
@@ -46,6 +50,7 @@ use read::Reads;
 use std::{
     collections::{BTreeSet, VecDeque},
     io,
+    sync::Arc,
 };
 
 /// Something that happened.
@@ -103,6 +108,39 @@ pub enum Input {
         ask: u64,
         result: Result<Bytes, PeerFailure>,
     },
+    /// A snapshot was looked through and can be sent.
+    SnapshotPrepared {
+        peer: u64,
+        id: u64,
+        result: Result<CopySource, String>,
+    },
+    /// The transport asks for the bytes of a snapshot from this place on.
+    SnapshotWanted {
+        peer: u64,
+        id: u64,
+        offset: u64,
+    },
+    SnapshotRead {
+        peer: u64,
+        id: u64,
+        offset: u64,
+        result: io::Result<Vec<u8>>,
+    },
+    /// The transfer has ended.
+    SnapshotSent {
+        peer: u64,
+        id: u64,
+        delivered: bool,
+    },
+    /// Bytes of a snapshot arrived from another member.
+    SnapshotChunk(SnapshotChunk),
+    Staged {
+        transfer: u64,
+        staged: Staged,
+    },
+    Installed {
+        result: Result<Box<Store>, InstallError>,
+    },
     /// Another member says that this one was removed.
     RemovedHere,
     /// The process is about to stop: another member should lead.
@@ -113,6 +151,19 @@ pub enum Input {
     Pulse,
     /// A moment for background work.
     Work,
+}
+
+/// A part of a snapshot. The next one comes only after this one was taken.
+pub struct SnapshotChunk {
+    /// Names the connection that it came by.
+    pub transfer: u64,
+    /// Names the snapshot, among those of the same sender.
+    pub id: u64,
+    /// The Raft message that it belongs to.
+    pub message: Box<raftpb::Message>,
+    pub offset: u64,
+    pub bytes: Bytes,
+    pub last: bool,
 }
 
 /// Something to be done.
@@ -146,6 +197,52 @@ pub enum Effect {
         peer: u64,
         request: PeerAsk,
     },
+    /// The pinned checkpoint is to be looked through, for [`Input::SnapshotPrepared`].
+    PrepareSnapshot {
+        peer: u64,
+        id: u64,
+        pin: Pin,
+    },
+    /// The transport is to send this snapshot, whose bytes it asks for.
+    SendSnapshot {
+        peer: u64,
+        id: u64,
+        message: Box<raftpb::Message>,
+    },
+    /// For [`Input::SnapshotRead`].
+    ReadSnapshot {
+        peer: u64,
+        id: u64,
+        offset: u64,
+        bytes_max: usize,
+        source: Arc<CopySource>,
+    },
+    /// The answer to [`Input::SnapshotWanted`].
+    SnapshotBytes {
+        peer: u64,
+        id: u64,
+        offset: u64,
+        bytes: Bytes,
+        last: bool,
+    },
+    /// There is no such snapshot any more.
+    CancelSnapshot {
+        peer: u64,
+        id: u64,
+    },
+    /// For [`Input::Staged`].
+    Stage {
+        transfer: u64,
+        job: StageJob,
+    },
+    /// The bytes up to this offset were taken; true if they were the last ones. Or the transfer failed.
+    SnapshotTaken {
+        transfer: u64,
+        offset: u64,
+        result: Result<bool, String>,
+    },
+    /// For [`Input::Installed`].
+    Install(Box<InstallJob>),
     /// Members came, went or moved: [`Member::peers`] says which there are.
     MembersChanged,
     /// An [`Input::Wake`] is wanted, earlier than the next pulse.
@@ -213,6 +310,9 @@ pub struct Member {
     forwarded: forward::Forwarded,
     versions: peer_port::Versions,
     last_ask: u64,
+    snapshots: snapshot::Snapshots,
+    /// The time of the last input.
+    now_ns: u64,
     /// Watch streams that the hub knows.
     watch_streams: BTreeSet<StreamKey>,
     /// Callers of Defragment.
@@ -261,6 +361,8 @@ impl Member {
             forwarded: forward::Forwarded::default(),
             versions: peer_port::Versions::default(),
             last_ask: 0,
+            snapshots: snapshot::Snapshots::default(),
+            now_ns: 0,
             watch_streams: BTreeSet::new(),
             defragmentations: Vec::new(),
             next_tick_ns: 0,
@@ -304,6 +406,7 @@ impl Member {
 
     /// Takes in one thing that happened. [`Member::settle`] draws the conclusions.
     pub fn step(&mut self, input: Input, now_ns: u64) {
+        self.now_ns = now_ns;
         match input {
             Input::Ask { call, request } => self.ask(call, request, now_ns),
             Input::Cancel { call } => self.cancel(call),
@@ -322,6 +425,24 @@ impl Member {
             Input::Refused { peer } => self.refused(peer, now_ns),
             Input::Connected { peer, connected } => self.connected(peer, connected, now_ns),
             Input::PeerAnswered { ask, result } => self.peer_answered(ask, result),
+            Input::SnapshotPrepared { peer, id, result } => {
+                self.snapshot_prepared(peer, id, result)
+            }
+            Input::SnapshotWanted { peer, id, offset } => self.snapshot_wanted(peer, id, offset),
+            Input::SnapshotRead {
+                peer,
+                id,
+                offset,
+                result,
+            } => self.snapshot_read(peer, id, offset, result),
+            Input::SnapshotSent {
+                peer,
+                id,
+                delivered,
+            } => self.snapshot_sent(peer, id, delivered),
+            Input::SnapshotChunk(chunk) => self.snapshot_chunk(chunk),
+            Input::Staged { transfer, staged } => self.staged(transfer, staged),
+            Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
             Input::Stop => self.hand_over(now_ns),
             Input::Wake => self.cluster_timers(now_ns),
@@ -354,6 +475,7 @@ impl Member {
             self.memory_fault(&error.to_string(), applied_before, answers_before);
         }
         self.maybe_checkpoint(now_ns);
+        self.begin_install();
     }
 
     /// A page turned out to be unreadable while this turn read it: nothing that was read leaves.
@@ -444,6 +566,7 @@ impl Member {
             self.expire_reads(now_ns);
             self.retry_leaderless(now_ns);
             self.propose_changes(now_ns);
+            self.snapshot_timers(now_ns);
         }
         self.cluster_timers(now_ns);
         self.retry_lease_calls(now_ns);

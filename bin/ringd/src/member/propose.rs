@@ -122,6 +122,13 @@ impl Proposals {
         }
     }
 
+    /// Forgets proposals up to an index: their entries were applied elsewhere, or never.
+    pub fn drop_through(&mut self, index: u64, lost: &mut Vec<Caller>) {
+        while self.queue.front().is_some_and(|first| first.index <= index) {
+            lost.extend(self.queue.pop_front().and_then(|first| first.caller));
+        }
+    }
+
     /// Takes back what could not be applied yet.
     pub fn put_back(&mut self, proposal: Proposal) {
         self.queue.push_front(proposal);

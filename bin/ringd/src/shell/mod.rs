@@ -14,7 +14,7 @@ use crate::{
     server::{Operation, Server},
 };
 use engine::{
-    page::{CheckpointJob, Progress},
+    page::{CheckpointJob, PageDir, Progress},
     wal::driver::LogFiles,
 };
 use log_io::LogIo;
@@ -127,10 +127,16 @@ pub struct Shell {
     /// What `--wal-io auto` found.
     pub measured: Option<engine::wal::Probe>,
     log_files: Arc<LogFiles>,
+    page_dir: Arc<dyn PageDir>,
 }
 
 impl Shell {
-    pub fn new(server: Server, log_files: Arc<LogFiles>, wal_io: WalIo) -> io::Result<Shell> {
+    pub fn new(
+        server: Server,
+        log_files: Arc<LogFiles>,
+        page_dir: Arc<dyn PageDir>,
+        wal_io: WalIo,
+    ) -> io::Result<Shell> {
         let mailbox = Arc::new(Mailbox::default());
         let pool = Pool::start("pool", POOL_THREADS, mailbox.clone())?;
         let (log, measured) = LogIo::start(wal_io, log_files.clone())?;
@@ -157,6 +163,7 @@ impl Shell {
             dirty: Vec::new(),
             inbox: Vec::new(),
             log_files,
+            page_dir,
         })
     }
 
@@ -326,6 +333,38 @@ impl Shell {
                             result: run_checkpoint(job),
                         })
                     }),
+                    Operation::PrepareSnapshot { peer, id, pin } => self.pool.submit(move || {
+                        let result = pin.into_source();
+                        Completion::Input(Input::SnapshotPrepared { peer, id, result })
+                    }),
+                    Operation::ReadSnapshot {
+                        peer,
+                        id,
+                        offset,
+                        bytes_max,
+                        source,
+                    } => self.pool.submit(move || {
+                        Completion::Input(Input::SnapshotRead {
+                            peer,
+                            id,
+                            offset,
+                            result: source.read(offset, bytes_max),
+                        })
+                    }),
+                    Operation::Stage { transfer, job } => {
+                        let dir = self.page_dir.clone();
+                        self.pool.submit(move || {
+                            let staged = job.run(&*dir);
+                            Completion::Input(Input::Staged { transfer, staged })
+                        });
+                    }
+                    Operation::Install(job) => {
+                        let dir = self.page_dir.clone();
+                        self.pool.submit(move || {
+                            let result = job.run(&*dir);
+                            Completion::Input(Input::Installed { result })
+                        });
+                    }
                     Operation::Wake { after_ns } => {
                         glommio::spawn_local(wake_after(self.core.clone(), after_ns)).detach();
                     }
