@@ -112,7 +112,7 @@ pub enum Input {
     SnapshotPrepared {
         peer: u64,
         id: u64,
-        result: Result<CopySource, String>,
+        result: Result<Box<CopySource>, String>,
     },
     /// The transport asks for the bytes of a snapshot from this place on.
     SnapshotWanted {
@@ -136,7 +136,7 @@ pub enum Input {
     SnapshotChunk(SnapshotChunk),
     Staged {
         transfer: u64,
-        staged: Staged,
+        staged: Box<Staged>,
     },
     Installed {
         result: Result<Box<Store>, InstallError>,

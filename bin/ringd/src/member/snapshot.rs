@@ -135,7 +135,7 @@ impl Member {
         &mut self,
         peer: u64,
         id: u64,
-        result: Result<CopySource, String>,
+        result: Result<Box<CopySource>, String>,
     ) {
         let Some(outgoing) = self.outgoing(peer, id) else {
             return;
@@ -155,7 +155,7 @@ impl Member {
                         term: Some(contained.applied_term),
                     }),
                 });
-                outgoing.source = Some(Arc::new(source));
+                outgoing.source = Some(Arc::from(source));
                 let message = Box::new(message);
                 self.effects
                     .push(Effect::SendSnapshot { peer, id, message });
@@ -305,7 +305,7 @@ impl Member {
         self.effects.push(Effect::Stage { transfer, job });
     }
 
-    pub(super) fn staged(&mut self, transfer: u64, staged: Staged) {
+    pub(super) fn staged(&mut self, transfer: u64, staged: Box<Staged>) {
         let incoming = self.snapshots.incoming.as_mut();
         let Some(incoming) = incoming.filter(|incoming| incoming.transfer == transfer) else {
             return; // a newer transfer took its place

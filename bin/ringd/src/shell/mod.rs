@@ -334,7 +334,7 @@ impl Shell {
                         })
                     }),
                     Operation::PrepareSnapshot { peer, id, pin } => self.pool.submit(move || {
-                        let result = pin.into_source();
+                        let result = pin.into_source().map(Box::new);
                         Completion::Input(Input::SnapshotPrepared { peer, id, result })
                     }),
                     Operation::ReadSnapshot {
@@ -354,7 +354,7 @@ impl Shell {
                     Operation::Stage { transfer, job } => {
                         let dir = self.page_dir.clone();
                         self.pool.submit(move || {
-                            let staged = job.run(&*dir);
+                            let staged = Box::new(job.run(&*dir));
                             Completion::Input(Input::Staged { transfer, staged })
                         });
                     }
