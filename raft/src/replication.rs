@@ -154,7 +154,11 @@ impl Node {
         let progress = &mut self.tracker.peers[at].progress;
         let was_paused = progress.is_paused();
         let news = progress.acknowledge(index);
-        let found = progress.state == ProgressState::Probe && progress.matched == index;
+        // An answer to the probe speaks of what stands before `next` at least. A follower that only tells an old leader
+        // its term speaks of nothing, and its log was not found by that.
+        let found = progress.state == ProgressState::Probe
+            && progress.matched == index
+            && index + 1 >= progress.next;
         if !news && !found {
             return;
         }

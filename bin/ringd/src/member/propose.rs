@@ -129,6 +129,15 @@ impl Proposals {
         }
     }
 
+    /// Forgets proposals that nobody waits for and that another leader cut off the log.
+    pub fn forget_cut(&mut self, node: &raft::Node) {
+        while self.queue.back().is_some_and(|last| {
+            last.caller.is_none() && node.entry_term(last.index) != Some(last.term)
+        }) {
+            self.queue.pop_back();
+        }
+    }
+
     /// Takes back what could not be applied yet.
     pub fn put_back(&mut self, proposal: Proposal) {
         self.queue.push_front(proposal);
@@ -347,6 +356,7 @@ impl Member {
     pub(super) fn expire_proposals(&mut self, now_ns: u64) {
         let mut expired = Vec::new();
         self.proposals.expire(now_ns, &mut expired);
+        self.proposals.forget_cut(&self.node);
         self.passed.expire(now_ns, &mut expired);
         self.lose(expired);
     }
