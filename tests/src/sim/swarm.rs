@@ -28,6 +28,10 @@ pub struct NetworkPlan {
     pub spike_ns: u64,
     /// A member whose process died is reported as such by the transport.
     pub refusals: bool,
+    /// Snapshots travel in pieces of any size.
+    pub small_pieces: bool,
+    /// Per million pieces of snapshots, with a bit flipped.
+    pub damage: u64,
 }
 
 /// Mean time between two faults of a kind, 0 for never.
@@ -139,7 +143,12 @@ impl Swarm {
 }
 
 fn draw_network(chance: &mut Chance) -> NetworkPlan {
-    let slow = *chance.pick(&[200_000, 2 * MILLISECOND_NS, 2 * MILLISECOND_NS, 50 * MILLISECOND_NS]);
+    let slow = *chance.pick(&[
+        200_000,
+        2 * MILLISECOND_NS,
+        2 * MILLISECOND_NS,
+        50 * MILLISECOND_NS,
+    ]);
     NetworkPlan {
         loss: *chance.pick(&[0, 0, 1_000, 30_000, 300_000]),
         duplicates: *chance.pick(&[0, 0, 10_000, 300_000]),
@@ -149,6 +158,8 @@ fn draw_network(chance: &mut Chance) -> NetworkPlan {
         spikes: *chance.pick(&[0, 0, 1_000, 20_000]),
         spike_ns: *chance.pick(&[100 * MILLISECOND_NS, 5 * SECOND_NS]),
         refusals: chance.percent(50),
+        small_pieces: chance.percent(50),
+        damage: *chance.pick(&[0, 0, 20_000]),
     }
 }
 
