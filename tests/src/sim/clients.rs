@@ -185,7 +185,7 @@ impl World {
         self.close_session(client);
         self.clients.next_session += 1;
         let session = self.clients.next_session;
-        let node = self.chance.clients.between(1, self.plan.members as u64) as usize;
+        let node = *self.chance.clients.pick(&self.members());
         self.clients.sessions.insert(session, client);
         let moved = &mut self.clients.all[client];
         moved.node = node;

@@ -3,6 +3,7 @@
 //! A log write is durable when it completes, and at a crash before that in any state, sector by sector. The page file
 //! keeps unflushed sectors apart ([`SimFile`]). A directory operation of the log is caught at any of its durable stages.
 
+use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -13,6 +14,10 @@ use ringd::bootstrap::assemble::LogMedium;
 use super::chance::Chance;
 
 pub const SECTOR_BYTES: usize = 512;
+/// Log writes among which damage chooses.
+const WRITES_REMEMBERED: usize = 64;
+/// The last writes of a log may look torn when they are damaged (FORMAT.md): later ones have to claim them first.
+const WRITES_CLAIMED_AFTER: usize = 10;
 
 /// The log's directory, durable content only.
 #[derive(Default)]
@@ -133,6 +138,8 @@ pub struct Disk {
     pub pages: Arc<PageDisk>,
     /// Log writes under way, in the order of submission.
     flying: Vec<Write>,
+    /// The last writes that are durable: segment, offset, length.
+    written: VecDeque<(SegmentId, u64, usize)>,
     op: Option<FileOp>,
 }
 
@@ -158,9 +165,32 @@ impl Disk {
             self.tear(&write, chance);
             Err(io::Error::from_raw_os_error(libc::EIO))
         } else {
+            if self.written.len() >= WRITES_REMEMBERED {
+                self.written.pop_front();
+            }
+            self.written
+                .push_back((write.segment, write.offset, write.buf.len()));
             self.log.write(&write)
         };
         Some((write, result))
+    }
+
+    /// Flips a bit of what is durable, and says of what.
+    pub fn rot(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        if chance.percent(50) {
+            let pages = self.pages.pages();
+            let len = pages.len().ok().filter(|len| *len > 0)?;
+            let bit = 1 << chance.below(8);
+            pages.damage(chance.below(len), |byte| byte ^ bit);
+            return Some("bit rot in the pages");
+        }
+        let old = self.written.len().checked_sub(WRITES_CLAIMED_AFTER)?;
+        let (segment, offset, len) = *self.written.get(chance.below(old.max(1) as u64) as usize)?;
+        let at = offset + chance.below(len as u64);
+        let mut files = self.log.0.files();
+        let byte = files.get_mut(&segment)?.get_mut(at as usize)?;
+        *byte ^= 1 << chance.below(8);
+        Some("bit rot in the log")
     }
 
     /// Ends a file operation. On a full disk nothing new can be made.

@@ -5,6 +5,7 @@ use raft::Role;
 use ringd::member::Input;
 use ringd::request::{CallId, Request};
 
+use super::membership::Standing;
 use super::network::Links;
 use super::node::name;
 use super::swarm::{RATE_MAX, RATE_MIN, SECOND_NS};
@@ -26,9 +27,11 @@ pub enum Fault {
     DiskError,
     DiskFull,
     Transfer,
+    Membership,
+    Rot,
 }
 
-const ALL: [Fault; 14] = [
+const ALL: [Fault; 16] = [
     Fault::Crash,
     Fault::CrashAll,
     Fault::Partition,
@@ -43,6 +46,8 @@ const ALL: [Fault; 14] = [
     Fault::DiskError,
     Fault::DiskFull,
     Fault::Transfer,
+    Fault::Membership,
+    Fault::Rot,
 ];
 
 /// A clock jumps ahead by up to this much.
@@ -68,6 +73,8 @@ impl World {
             Fault::DiskError => plan.disk_error_ns,
             Fault::DiskFull => plan.disk_full_ns,
             Fault::Transfer => plan.transfer_ns,
+            Fault::Membership => plan.membership_ns,
+            Fault::Rot => plan.rot_ns,
         }
     }
 
@@ -90,13 +97,12 @@ impl World {
             return;
         }
         self.next_fault(fault);
-        let members = self.plan.members as u64;
-        let victim = self.chance.faults.between(1, members) as usize;
+        let victim = *self.chance.faults.pick(&self.members());
         match fault {
             Fault::Crash => self.crash_some_time(victim),
             Fault::CrashAll => {
                 self.coverage.hit("crash of all");
-                for number in 1..=self.plan.members {
+                for number in self.members() {
                     self.crash(number);
                 }
             }
@@ -136,6 +142,8 @@ impl World {
                 self.node_mut(victim).full_disk = times;
             }
             Fault::Transfer => self.transfer(victim),
+            Fault::Membership => self.operate(),
+            Fault::Rot => self.rot(),
         }
     }
 
@@ -178,7 +186,7 @@ impl World {
         }
         self.say(|| format!("mended: {links:?}"));
         self.network.mend(links);
-        for number in 1..=self.plan.members {
+        for number in 1..=self.nodes.len() {
             if links.iter().any(|(from, _)| *from == number) {
                 self.connect(number);
             }
@@ -264,7 +272,12 @@ impl World {
         self.calm = true;
         self.say(|| "all is healed".to_string());
         self.network.calm();
-        for number in 1..=self.plan.members {
+        for number in 1..=self.nodes.len() {
+            let node = self.node(number);
+            if node.rotten || node.standing == Standing::Removed {
+                self.retire(number);
+                continue;
+            }
             let life = self.node(number).life;
             let node = self.node_mut(number);
             node.stalled_until = 0;
@@ -275,7 +288,9 @@ impl World {
             }
             self.resume(number, life);
             self.connect(number);
-            self.after(0, Event::Start { node: number });
+            if self.is_member(number) {
+                self.after(0, Event::Start { node: number });
+            }
         }
     }
 }

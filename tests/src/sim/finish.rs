@@ -27,11 +27,13 @@ pub struct Inspection {
     /// By member: the hash of its keys, and all its keys.
     pub hashes: Vec<(usize, pb::HashKvResponse)>,
     pub keys: Vec<(usize, pb::RangeResponse)>,
+    hashes_asked: usize,
+    keys_asked: usize,
 }
 
 impl Inspection {
-    fn is_complete(&self, members: usize) -> bool {
-        self.hashes.len() == members && self.keys.len() == members
+    fn is_complete(&self) -> bool {
+        self.hashes.len() == self.hashes_asked && self.keys.len() == self.keys_asked
     }
 }
 
@@ -45,6 +47,7 @@ impl World {
         self.quiet_clients();
         let healed = self.now;
         while self.failure.is_none() && !self.clients.probe_answered {
+            self.disarm_all();
             if self.now > healed + WRITE_WITHIN_NS {
                 return self.fail(format!(
                     "no write went through within {} s after all faults ended",
@@ -69,10 +72,31 @@ impl World {
         }
     }
 
+    /// Damage was seen to: writes are let in again.
+    fn disarm_all(&mut self) {
+        let mut alarms = Vec::new();
+        for number in self.members() {
+            if let Some(running) = &self.node(number).running {
+                alarms.extend(
+                    running
+                        .member
+                        .store()
+                        .alarms()
+                        .iter()
+                        .map(|alarm| (number, alarm.member_id)),
+                );
+            }
+        }
+        for (number, id) in alarms {
+            self.disarm(number, id);
+        }
+    }
+
     /// What still goes on, or differs.
     fn unrest(&self) -> Option<String> {
-        for node in &self.nodes {
-            let who = name(node.number);
+        for number in self.members() {
+            let node = self.node(number);
+            let who = name(number);
             let Some(running) = &node.running else {
                 return Some(format!("{who} is down"));
             };
@@ -114,8 +138,9 @@ impl World {
     /// Asks every member for all it has.
     fn inspect(&mut self) {
         let everything = Bytes::from_static(b"\0");
-        let members = self.plan.members;
-        for number in 1..=self.plan.members {
+        let asked = self.members();
+        let voters = self.voters();
+        for number in asked {
             let life = self.node(number).life;
             let all = pb::RangeRequest {
                 key: everything.clone(),
@@ -124,13 +149,20 @@ impl World {
                 ..Default::default()
             };
             let hash = Request::HashKv(pb::HashKvRequest::default());
-            for (stream, request) in [(0, hash), (1, Request::Range(all))] {
+            self.inspection.keys_asked += 1;
+            let mut requests = vec![(1, Request::Range(all))];
+            if voters.contains(&self.node(number).id) {
+                // Learners give no hash.
+                self.inspection.hashes_asked += 1;
+                requests.push((0, hash));
+            }
+            for (stream, request) in requests {
                 let call = CallId::new(INSPECTION + number as u32, stream);
                 self.input(number, life, Input::Ask { call, request });
             }
         }
         let until = self.now + INSPECTED_WITHIN_NS;
-        while self.now < until && self.failure.is_none() && !self.inspection.is_complete(members) {
+        while self.now < until && self.failure.is_none() && !self.inspection.is_complete() {
             self.run_until(self.now + STEP_NS);
         }
         let verdict = self.compare().and_then(|()| self.history.finish());
@@ -158,12 +190,13 @@ impl World {
 
     fn compare(&self) -> Result<(), String> {
         let found = &self.inspection;
-        let members = self.plan.members;
-        if found.hashes.len() != members || found.keys.len() != members {
+        if !found.is_complete() {
             return Err(format!(
-                "{} of {members} members gave their hash, {} their keys",
+                "{} of {} members gave their hash, {} of {} their keys",
                 found.hashes.len(),
-                found.keys.len()
+                found.hashes_asked,
+                found.keys.len(),
+                found.keys_asked
             ));
         }
         if found

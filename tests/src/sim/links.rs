@@ -14,7 +14,7 @@ impl World {
     /// Streams between members that both run come up after a moment.
     pub fn connect(&mut self, number: usize) {
         let life = self.node(number).life;
-        for peer in 1..=self.plan.members {
+        for peer in 1..=self.nodes.len() {
             let open = self.network.is_open(number, peer) && self.network.is_open(peer, number);
             if peer == number || self.node(peer).running.is_none() || !open {
                 continue;
@@ -71,6 +71,25 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A message comes in. Members that were removed are told so instead of being heard.
+    pub fn arrive(&mut self, to: usize, message: Box<Message>) {
+        let life = self.node(to).life;
+        let from = message.from();
+        let Some(running) = self.living(to, life) else {
+            return;
+        };
+        if !running.member.removed_members().any(|id| id == from) {
+            return self.input(to, life, Input::Message(message));
+        }
+        let Some(node) = self.number_of(from) else {
+            return;
+        };
+        self.coverage.hit("removed member heard of it");
+        let life = self.node(node).life;
+        let delay = self.network.client_delay(&mut self.chance.network);
+        self.after(delay, Event::RemovedHere { node, life });
     }
 
     pub fn ask_peer(&mut self, from: usize, life: u64, ask: u64, peer: u64, request: PeerAsk) {

@@ -1,12 +1,14 @@
 //! What a machine does: it starts, takes turns, carries out what its member decided, and dies.
 
 use engine::page::{Progress, Stage};
+use proto::raftpb::EntryType;
 use ringd::member::{Effect, Input};
 use ringd::request::CallId;
 
 use super::chance::Chance;
 use super::finish::INSPECTION;
-use super::node::name;
+use super::membership::Standing;
+use super::node::{name, Node};
 use super::swarm::{MILLISECOND_NS, TICK_NS};
 use super::words;
 use super::world::{Event, World};
@@ -20,7 +22,7 @@ const FILE_OP_MAX_NS: u64 = 20 * MILLISECOND_NS;
 
 impl World {
     pub fn start(&mut self, number: usize) {
-        if self.node(number).running.is_some() {
+        if self.node(number).running.is_some() || !self.may_start(number) {
             return;
         }
         let (plan, members, now) = (self.plan.member.clone(), self.plan.members, self.now);
@@ -29,12 +31,22 @@ impl World {
             .node_mut(number)
             .start(&plan, members, &mut chance, now)
         {
+            if self.node(number).rotten {
+                self.coverage.hit("damage refused at start");
+                self.say(|| why);
+                return self.node_mut(number).broken = true;
+            }
             return self.fail(why);
         }
         let life = self.node(number).life;
         self.say(|| format!("{} starts, life {life}", name(number)));
         self.after(0, Event::Pulse { node: number, life });
         self.connect(number);
+    }
+
+    fn may_start(&self, number: usize) -> bool {
+        let node = self.node(number);
+        node.standing != Standing::Awaited && !node.broken
     }
 
     pub fn pulse(&mut self, node: usize, life: u64) {
@@ -133,11 +145,15 @@ impl World {
         let member = &running.member;
         let applied = member.store().applied().0;
         let mut verdict = Ok(());
+        let mut decided = false;
         for index in node.applied_seen + 1..=applied {
             let Some(entry) = member.node().recent_entry(index) else {
                 verdict = Err(format!("entry {index} was applied and is not in memory"));
                 break;
             };
+            if index > self.history.applied() {
+                decided |= entry.r#type() != EntryType::EntryNormal;
+            }
             verdict = self.history.entry_applied(index, entry);
             if verdict.is_err() {
                 break;
@@ -150,11 +166,17 @@ impl World {
                     .state_at(applied, store.revision(), store.compacted())
             })
             .and_then(|()| {
-                let copies = |index| self.nodes.iter().filter(|n| n.holds(index)).count();
+                let copies = |index, voters: &[u64]| {
+                    let hold = |n: &&Node| voters.contains(&n.id) && n.holds(index);
+                    self.nodes.iter().filter(hold).count()
+                };
                 self.consensus.check(member, life, &self.history, copies)
             });
         self.node_mut(number).applied_seen = applied;
         self.judge(number, verdict);
+        if decided {
+            self.membership_decided(number);
+        }
         for lease in self.history.take_revoked() {
             let verdict = self.leases.ended(lease, self.now);
             self.judge(number, verdict);
@@ -245,7 +267,14 @@ impl World {
                     self.after(delay, Event::Wake { node, life });
                 }
             }
-            Effect::Removed => self.fail(format!("{} says that it was removed", name(node))),
+            Effect::Removed => {
+                if self.node(node).standing != Standing::Removed {
+                    self.fail(format!("{} says that it was removed", name(node)));
+                }
+                self.coverage.hit("removed member stopped");
+                self.retire(node);
+                return false;
+            }
             Effect::Halt(reason) => {
                 self.halted(node, &reason);
                 return false;
@@ -367,7 +396,7 @@ impl World {
         self.clients_lose(number);
         let refuses = self.plan.network.refusals && !power_loss;
         let id = self.node(number).id;
-        for peer in (1..=self.plan.members).filter(|peer| *peer != number) {
+        for peer in (1..=self.nodes.len()).filter(|peer| *peer != number) {
             let open = self.network.is_open(number, peer) && self.network.is_open(peer, number);
             let life = self.node(peer).life;
             let closed = Input::Connected {
@@ -386,6 +415,9 @@ impl World {
                     },
                 );
             }
+        }
+        if self.node(number).broken {
+            return;
         }
         let down = 1 + self.chance.faults.around(2_000 * MILLISECOND_NS);
         self.after(down, Event::Start { node: number });

@@ -18,6 +18,7 @@ mod faults;
 mod finish;
 mod links;
 mod machine;
+mod membership;
 mod network;
 mod node;
 mod operations;

@@ -37,6 +37,11 @@ impl Network {
         }
     }
 
+    /// There are machines up to this number.
+    pub fn set_members(&mut self, members: usize) {
+        self.members = members;
+    }
+
     pub fn is_open(&self, from: usize, to: usize) -> bool {
         !self.cut.contains_key(&(from, to))
     }

@@ -12,6 +12,7 @@ use ringd::member::{self, Effect, Input, Member};
 use super::chance::Chance;
 use super::clock::Clock;
 use super::disk::Disk;
+use super::membership::Standing;
 use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 
 const REQUEST_BYTES_MAX: usize = 16 << 10;
@@ -57,19 +58,33 @@ pub struct Node {
     pub durable_index: u64,
     /// Last entry that this life was seen to apply.
     pub applied_seen: u64,
+    pub standing: Standing,
+    /// Since when it is awaited.
+    pub awaited_ns: u64,
+    /// It joins a running cluster, or did.
+    pub joins: bool,
+    /// Its disk was damaged by more than a crash.
+    pub rotten: bool,
+    /// It is gone for good.
+    pub broken: bool,
 }
 
 pub fn name(number: usize) -> String {
     format!("n{number}")
 }
 
-fn peer_url(number: usize) -> String {
+pub fn peer_url(number: usize) -> String {
     format!("http://{}:2380", name(number))
 }
 
 /// The identifier that the founding gives a member.
 pub fn member_id(number: usize) -> u64 {
     identity::member_id(&[peer_url(number)], Salt::Token(TOKEN))
+}
+
+fn cluster_id(members: usize) -> u64 {
+    let ids: Vec<u64> = (1..=members).map(member_id).collect();
+    identity::cluster_id(&ids)
 }
 
 fn founding(number: usize, members: usize) -> Result<Founding, ringd::bootstrap::Failure> {
@@ -82,9 +97,8 @@ fn founding(number: usize, members: usize) -> Result<Founding, ringd::bootstrap:
         });
     }
     founders.sort_by_key(|founder| founder.id);
-    let ids: Vec<u64> = founders.iter().map(|founder| founder.id).collect();
     Ok(Founding {
-        cluster_id: identity::cluster_id(&ids),
+        cluster_id: cluster_id(members),
         local_id: member_id(number),
         members: founders,
     })
@@ -104,6 +118,11 @@ impl Node {
             full_disk: 0,
             durable_index: 0,
             applied_seen: 0,
+            standing: Standing::Member,
+            awaited_ns: 0,
+            joins: false,
+            rotten: false,
+            broken: false,
         }
     }
 
@@ -116,8 +135,9 @@ impl Node {
         now_ns: u64,
     ) -> Result<(), String> {
         self.life += 1;
-        self.excused = false;
+        self.excused = self.rotten;
         let number = self.number;
+        let (id, joins) = (self.id, self.joins);
         let unix_ms = UNIX_MS + now_ns / 1_000_000;
         let seed = chance.draw();
         let checkpoint = member::Thresholds {
@@ -157,7 +177,13 @@ impl Node {
             },
             Arc::new(self.disk.pages.pages()),
             &self.disk.log,
-            || founding(number, members).map(Origin::Founding),
+            || match joins {
+                false => founding(number, members).map(Origin::Founding),
+                true => Ok(Origin::Joining(wal::Identity {
+                    cluster_id: cluster_id(members),
+                    member_id: id,
+                })),
+            },
         )
         .map_err(|error| format!("{} does not start: {error}", name(number)))?;
         self.applied_seen = assembled.member.store().applied().0;

@@ -269,6 +269,9 @@ pub fn of_entry(entry: &InternalRaftRequest) -> Option<(model::Request, Option<M
         let mark = Mark::Compact(compaction.revision);
         return Some((model::Request::Compact(*compaction), Some(mark)));
     }
+    if let Some(alarm) = &entry.alarm {
+        return Some((model::Request::Alarm((**alarm).clone()), None));
+    }
     if let Some(grant) = &entry.lease_grant {
         let mark = Mark::Grant(grant.id);
         return Some((model::Request::LeaseGrant(*grant), Some(mark)));

@@ -52,6 +52,8 @@ pub struct FaultPlan {
     pub disk_error_ns: u64,
     pub disk_full_ns: u64,
     pub transfer_ns: u64,
+    pub membership_ns: u64,
+    pub rot_ns: u64,
     /// How long a partition, pause or stall lasts at most.
     pub lasts_max_ns: u64,
 }
@@ -185,6 +187,8 @@ fn draw_faults(chance: &mut Chance, members: usize) -> FaultPlan {
         disk_error_ns: maybe(15),
         disk_full_ns: maybe(10),
         transfer_ns: maybe(many),
+        membership_ns: maybe(many),
+        rot_ns: maybe(many / 2),
         power_loss: false,
         lasts_max_ns: 0,
     };
@@ -233,7 +237,12 @@ fn draw_clients(chance: &mut Chance) -> ClientPlan {
         workers: chance.between(1, 6) as usize,
         watchers: chance.below(4) as usize,
         holders: chance.below(4) as usize,
-        think_ns: *chance.pick(&[100 * MILLISECOND_NS, 500 * MILLISECOND_NS, 2 * SECOND_NS]),
+        think_ns: *chance.pick(&[
+            20 * MILLISECOND_NS,
+            100 * MILLISECOND_NS,
+            500 * MILLISECOND_NS,
+            2 * SECOND_NS,
+        ]),
         keys: *chance.pick(&[3, 12, 60]),
         value_bytes_max: *chance.pick(&[20, 200, 3_000]),
         weights,

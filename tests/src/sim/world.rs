@@ -11,6 +11,7 @@ use engine::wal::ReadJob;
 use proto::raftpb::Message;
 use ringd::member::Input;
 use ringd::peers::{PeerAsk, PeerFailure};
+use ringd::request::CallId;
 
 use super::chance::Chance;
 use super::checkers::consensus::Consensus;
@@ -109,6 +110,21 @@ pub enum Event {
         node: usize,
         life: u64,
     },
+    /// The operator does not wait for an answer any longer.
+    Lost {
+        node: usize,
+        life: u64,
+        call: CallId,
+    },
+    /// The damage to a machine is found out.
+    Replace {
+        node: usize,
+    },
+    /// Another member says so.
+    RemovedHere {
+        node: usize,
+        life: u64,
+    },
 }
 
 struct Scheduled {
@@ -166,6 +182,7 @@ pub struct World {
     pub peer_calls: std::collections::BTreeMap<u32, (usize, u64, u64)>,
     pub next_peer_call: u32,
     pub transfers: Transfers,
+    pub operator_calls: u32,
     /// No fault begins any more.
     pub calm: bool,
     pub inspection: Inspection,
@@ -198,6 +215,7 @@ impl World {
             peer_calls: Default::default(),
             next_peer_call: 0,
             transfers: Transfers::default(),
+            operator_calls: 0,
             calm: false,
             inspection: Inspection::default(),
             failure: None,
@@ -284,10 +302,7 @@ impl World {
                 }
             }
             Event::Wake { node, life } => self.input(node, life, Input::Wake),
-            Event::Arrive { to, message } => {
-                let life = self.node(to).life;
-                self.input(to, life, Input::Message(message));
-            }
+            Event::Arrive { to, message } => self.arrive(to, message),
             Event::Unreachable { node, peer } => {
                 let life = self.node(node).life;
                 self.input(node, life, Input::Unreachable { peer });
@@ -351,6 +366,9 @@ impl World {
             Event::Fault(fault) => self.fault(fault),
             Event::Mend(links) => self.mend(&links),
             Event::Resume { node, life } => self.resume(node, life),
+            Event::Lost { node, life, call } => self.input(node, life, Input::Cancel { call }),
+            Event::Replace { node } => self.replace(node),
+            Event::RemovedHere { node, life } => self.input(node, life, Input::RemovedHere),
         }
     }
 

@@ -10,7 +10,7 @@ use ringd::member::Member;
 use super::{history::History, Verdict};
 
 /// What was last seen of one life of a member.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 struct Seen {
     life: u64,
     term: u64,
@@ -19,6 +19,7 @@ struct Seen {
     leads: bool,
     /// Last entry of a leader, and its term.
     last: (u64, u64),
+    voters: Vec<u64>,
 }
 
 #[derive(Default)]
@@ -41,7 +42,7 @@ impl Consensus {
         member: &Member,
         life: u64,
         history: &History,
-        durable: impl Fn(u64) -> usize,
+        durable: impl Fn(u64, &[u64]) -> usize,
     ) -> Verdict {
         let node = member.node();
         let (id, term, commit) = (node.id(), node.term(), node.commit_index());
@@ -49,7 +50,7 @@ impl Consensus {
         if applied > commit || commit > last {
             return Err(format!("applied {applied}, commit {commit}, last {last}"));
         }
-        let before = self.seen.get(&id).filter(|seen| seen.life == life).copied();
+        let before = self.seen.get(&id).filter(|seen| seen.life == life).cloned();
         let before = before.unwrap_or_default();
         if term < before.term || commit < before.commit || applied < before.applied {
             return Err(format!(
@@ -60,7 +61,13 @@ impl Consensus {
         if leads {
             let was = before.leads && before.term == term;
             self.check_leader(member, was.then_some(before.last), history)?;
-            self.check_durable(commit, node.conf_state().voters.len(), durable)?;
+            let voters = node.conf_state().voters;
+            if before.voters == voters {
+                self.check_durable(commit, &voters, durable)?;
+            } else {
+                // What one turn commits and applies may be counted by the voters before it and after it.
+                self.commit_max = self.commit_max.max(commit);
+            }
         }
         let seen = Seen {
             life,
@@ -69,6 +76,7 @@ impl Consensus {
             applied,
             leads,
             last: (last, node.entry_term(last).unwrap_or(0)),
+            voters: node.conf_state().voters,
         };
         self.seen.insert(id, seen);
         Ok(())
@@ -114,19 +122,19 @@ impl Consensus {
     fn check_durable(
         &mut self,
         commit: u64,
-        voters: usize,
-        durable: impl Fn(u64) -> usize,
+        voters: &[u64],
+        durable: impl Fn(u64, &[u64]) -> usize,
     ) -> Verdict {
         if commit <= self.commit_max {
             return Ok(());
         }
         self.commit_max = commit;
-        let copies = durable(commit);
-        if copies * 2 > voters {
+        let copies = durable(commit, voters);
+        if copies * 2 > voters.len() {
             return Ok(());
         }
         Err(format!(
-            "entry {commit} is committed with {copies} durable copies among {voters} voters"
+            "entry {commit} is committed with {copies} durable copies among the voters {voters:x?}"
         ))
     }
 
