@@ -177,14 +177,16 @@ impl Member {
         self.reply(call, result.map_err(Into::into));
     }
 
-    /// Asks for pages, unless they are on their way already.
-    pub(super) fn fetch(&mut self, miss: &Miss) {
+    /// Asks for pages, unless they are on their way already; false if all of them are.
+    pub(super) fn fetch(&mut self, miss: &Miss) -> bool {
         if miss.is_empty() {
-            return;
+            return false;
         }
-        if let Some(job) = self.store.pages_mut().fetch_job(miss) {
-            self.effects.push(Effect::Fetch(job));
+        match self.store.pages_mut().fetch_job(miss) {
+            Some(job) => self.effects.push(Effect::Fetch(job)),
+            None => return false,
         }
+        true
     }
 
     pub(super) fn fetched(&mut self, done: FetchDone) {
