@@ -5,11 +5,15 @@
 
 pub mod assemble;
 mod fetch;
+mod found;
 mod join;
+pub mod resolve;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     config::{ClusterState, Config, Quota},
-    identity::{self, SystemResolver},
+    logging::Log,
     member::{self, Member},
 };
 use assemble::{Origin, Plan};
@@ -20,6 +24,7 @@ use engine::{
     wal::{self, driver::LogFiles, Identity},
     watch,
 };
+use resolve::{Comparison, Resolver, SystemResolver};
 use std::{error::Error, sync::Arc};
 
 /// Name of the page file in the member's directory.
@@ -47,8 +52,18 @@ pub struct Start {
 /// Why a member cannot start; the text says what to do.
 pub type Failure = Box<dyn Error>;
 
+/// What the start of a new member asks of the world; tests bring their own.
+pub struct Surroundings<'a> {
+    pub resolver: &'a dyn Resolver,
+    pub log: &'a Log,
+}
+
 /// Opens or creates the member of a data directory that is locked for this process.
-pub fn start(config: &Config) -> Result<Start, Failure> {
+pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
+    let surroundings = Surroundings {
+        resolver: &SystemResolver,
+        log,
+    };
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let path = config.member_dir().join(PAGE_FILE);
     let file =
@@ -64,7 +79,9 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
+    let assembled = assemble::open(plan, Arc::new(file), &*files, || {
+        originate(config, &surroundings)
+    })?;
     Ok(Start {
         member: assembled.member,
         files,
@@ -77,14 +94,20 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
 }
 
 /// Where the member of an empty data directory comes from.
-fn originate(config: &Config) -> Result<Origin, Failure> {
+pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Failure> {
+    let cluster = found::configured(config)?;
+    let comparison = Comparison::new(world.resolver, world.log);
     match config.initial_cluster_state {
         ClusterState::New => {
-            let founding = identity::found(config, &SystemResolver)?;
+            let token = &config.initial_cluster_token;
+            let founding = found::found(config, &cluster, token, &comparison)?;
             join::refuse_bootstrapped(&founding)?;
             Ok(Origin::Founding(founding))
         }
-        ClusterState::Existing => Ok(Origin::Joining(join::join(config, &SystemResolver)?)),
+        ClusterState::Existing => {
+            let identity = join::join(config, &cluster, &comparison, world.log)?;
+            Ok(Origin::Joining(identity))
+        }
     }
 }
 

@@ -89,7 +89,7 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         "listen-client-urls" => crate::logging::Value::strs(&config.listen_client_urls));
     let clients = bind(&config.listen_client_urls)?;
     log.record(&config.start_record(directory.initialized));
-    let started = bootstrap::start(config)?;
+    let started = bootstrap::start(config, log)?;
     for note in &started.notes {
         warn!(log, "recovered the data directory", "note" => note.as_str());
     }
