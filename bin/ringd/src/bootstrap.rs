@@ -3,6 +3,7 @@
 //! The page file's meta page says what the store holds and which log it needs; the log says the rest. Neither is trusted
 //! before it was verified from the device.
 
+mod alone;
 pub mod assemble;
 mod fetch;
 mod found;
@@ -13,10 +14,11 @@ mod tests;
 
 use crate::{
     config::{ClusterState, Config, Quota},
+    info,
     logging::Log,
     member::{self, Member},
 };
-use assemble::{Origin, Plan};
+use assemble::{Assembled, Origin, Plan};
 use engine::{
     lease,
     page::{Options as PageOptions, PageDir, RealDir, RealFile},
@@ -44,7 +46,6 @@ pub struct Start {
     pub page_dir: Arc<dyn PageDir>,
     pub member_id: u64,
     pub cluster_id: u64,
-    pub new: bool,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
@@ -79,18 +80,42 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let assembled = assemble::open(plan, Arc::new(file), &*files, || {
-        originate(config, &surroundings)
-    })?;
+    let file = Arc::new(file);
+    let originate = || originate(config, &surroundings);
+    let assembled = match config.force_new_cluster {
+        false => assemble::open(plan, file, &*files, originate)?,
+        true => {
+            let urls = config.initial_advertise_peer_urls.iter();
+            let urls: Vec<String> = urls.map(ToString::to_string).collect();
+            assemble::open_alone(plan, file, &*files, originate, &urls)?
+        }
+    };
+    announce(config, &assembled, log);
     Ok(Start {
         member: assembled.member,
         files,
         page_dir: Arc::new(RealDir::new(&path)),
         member_id: assembled.ids.member_id,
         cluster_id: assembled.ids.cluster_id,
-        new: assembled.new,
         notes: assembled.notes,
     })
+}
+
+/// Who starts, and whether it is new.
+fn announce(config: &Config, assembled: &Assembled, log: &Log) {
+    let local = format!("{:x}", assembled.ids.member_id);
+    let cluster = format!("{:x}", assembled.ids.cluster_id);
+    if assembled.new {
+        info!(log, "starting local member",
+            "local-member-id" => local, "cluster-id" => cluster);
+        return;
+    }
+    let message = match config.force_new_cluster {
+        true => "forcing restart member",
+        false => "restarting local member",
+    };
+    info!(log, message, "cluster-id" => cluster, "local-member-id" => local,
+        "commit-index" => assembled.member.node().commit_index());
 }
 
 /// Where the member of an empty data directory comes from.

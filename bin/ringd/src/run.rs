@@ -93,9 +93,6 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     for note in &started.notes {
         warn!(log, "recovered the data directory", "note" => note.as_str());
     }
-    info!(log, "starting local member",
-        "local-member-id" => format!("{:x}", started.member_id),
-        "cluster-id" => format!("{:x}", started.cluster_id));
     engine::map::install_fault_guard()?;
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("core")

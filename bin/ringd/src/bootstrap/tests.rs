@@ -1,5 +1,7 @@
 //! Where a new member comes from, asked of members that answer from a script.
 
+mod alone;
+
 use super::{assemble::Origin, originate, resolve::Resolver, Surroundings};
 use crate::{
     config::{load_on, Config, System},

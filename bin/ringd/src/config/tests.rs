@@ -729,7 +729,6 @@ fn what_does_not_act_is_named_and_security_is_refused() {
         .starts_with("client-transport-security.allowed-cn"));
     for args in [
         "--discovery=http://x:1",
-        "--force-new-cluster",
         "--proxy=on",
         "--discovery-srv=a.b",
     ] {
