@@ -3,16 +3,22 @@
 //! The page file's meta page says what the store holds and which log it needs; the log says the rest. Neither is trusted
 //! before it was verified from the device.
 
+mod alone;
 pub mod assemble;
 mod fetch;
+mod found;
 mod join;
+pub mod resolve;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     config::{ClusterState, Config, Quota},
-    identity::{self, SystemResolver},
+    info,
+    logging::Log,
     member::{self, Member},
 };
-use assemble::{Origin, Plan};
+use assemble::{Assembled, Origin, Plan};
 use engine::{
     lease,
     page::{Options as PageOptions, PageDir, RealDir, RealFile},
@@ -20,6 +26,7 @@ use engine::{
     wal::{self, driver::LogFiles, Identity},
     watch,
 };
+use resolve::{Comparison, Resolver, SystemResolver};
 use std::{error::Error, sync::Arc};
 
 /// Name of the page file in the member's directory.
@@ -39,7 +46,6 @@ pub struct Start {
     pub page_dir: Arc<dyn PageDir>,
     pub member_id: u64,
     pub cluster_id: u64,
-    pub new: bool,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
@@ -47,8 +53,18 @@ pub struct Start {
 /// Why a member cannot start; the text says what to do.
 pub type Failure = Box<dyn Error>;
 
+/// What the start of a new member asks of the world; tests bring their own.
+pub struct Surroundings<'a> {
+    pub resolver: &'a dyn Resolver,
+    pub log: &'a Log,
+}
+
 /// Opens or creates the member of a data directory that is locked for this process.
-pub fn start(config: &Config) -> Result<Start, Failure> {
+pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
+    let surroundings = Surroundings {
+        resolver: &SystemResolver,
+        log,
+    };
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let path = config.member_dir().join(PAGE_FILE);
     let file =
@@ -64,27 +80,59 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
+    let file = Arc::new(file);
+    let originate = || originate(config, &surroundings);
+    let assembled = match config.force_new_cluster {
+        false => assemble::open(plan, file, &*files, originate)?,
+        true => {
+            let urls = config.initial_advertise_peer_urls.iter();
+            let urls: Vec<String> = urls.map(ToString::to_string).collect();
+            assemble::open_alone(plan, file, &*files, originate, &urls)?
+        }
+    };
+    announce(config, &assembled, log);
     Ok(Start {
         member: assembled.member,
         files,
         page_dir: Arc::new(RealDir::new(&path)),
         member_id: assembled.ids.member_id,
         cluster_id: assembled.ids.cluster_id,
-        new: assembled.new,
         notes: assembled.notes,
     })
 }
 
+/// Who starts, and whether it is new.
+fn announce(config: &Config, assembled: &Assembled, log: &Log) {
+    let local = format!("{:x}", assembled.ids.member_id);
+    let cluster = format!("{:x}", assembled.ids.cluster_id);
+    if assembled.new {
+        info!(log, "starting local member",
+            "local-member-id" => local, "cluster-id" => cluster);
+        return;
+    }
+    let message = match config.force_new_cluster {
+        true => "forcing restart member",
+        false => "restarting local member",
+    };
+    info!(log, message, "cluster-id" => cluster, "local-member-id" => local,
+        "commit-index" => assembled.member.node().commit_index());
+}
+
 /// Where the member of an empty data directory comes from.
-fn originate(config: &Config) -> Result<Origin, Failure> {
+pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Failure> {
+    let cluster = found::configured(config)?;
+    let comparison = Comparison::new(world.resolver, world.log);
     match config.initial_cluster_state {
         ClusterState::New => {
-            let founding = identity::found(config, &SystemResolver)?;
+            let token = &config.initial_cluster_token;
+            let founding = found::found(config, &cluster, token, &comparison)?;
             join::refuse_bootstrapped(&founding)?;
             Ok(Origin::Founding(founding))
         }
-        ClusterState::Existing => Ok(Origin::Joining(join::join(config, &SystemResolver)?)),
+        ClusterState::Existing => {
+            let identity = join::join(config, &cluster, &comparison, world.log)?;
+            Ok(Origin::Joining(identity))
+        }
     }
 }
 

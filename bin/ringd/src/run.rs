@@ -89,13 +89,10 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         "listen-client-urls" => crate::logging::Value::strs(&config.listen_client_urls));
     let clients = bind(&config.listen_client_urls)?;
     log.record(&config.start_record(directory.initialized));
-    let started = bootstrap::start(config)?;
+    let started = bootstrap::start(config, log)?;
     for note in &started.notes {
         warn!(log, "recovered the data directory", "note" => note.as_str());
     }
-    info!(log, "starting local member",
-        "local-member-id" => format!("{:x}", started.member_id),
-        "cluster-id" => format!("{:x}", started.cluster_id));
     engine::map::install_fault_guard()?;
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("core")

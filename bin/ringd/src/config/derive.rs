@@ -114,6 +114,7 @@ pub(super) fn config(
             _ => ClusterState::New,
         },
         initial_cluster_token: settings.text("initial-cluster-token"),
+        force_new_cluster: settings.bool("force-new-cluster"),
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
         pre_vote: settings.bool("pre-vote"),
         quota_backend_bytes: settings.int("quota-backend-bytes"),

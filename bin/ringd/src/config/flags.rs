@@ -271,7 +271,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("discovery-password", Text, "", Clustering, Refused, "Password for v3 discovery.").since("3.6"),
     flag("discovery-srv", Text, "", Clustering, Refused, "DNS domain whose SRV records list the members."),
     flag("discovery-srv-name", Text, "", Clustering, Ignored, "Suffix of the SRV service name."),
-    flag("strict-reconfig-check", Bool, "true", Clustering, Ignored, "Refuse membership changes that would cost the quorum."),
+    flag("strict-reconfig-check", Bool, "true", Clustering, Acts, "Refuse membership changes that would cost the quorum."),
     flag("pre-vote", Bool, "true", Clustering, Acts, "Ask whether an election could be won before starting it."),
     flag("auto-compaction-retention", Text, "0", Clustering, Ignored, "History to keep: hours or a duration (periodic), or a number of revisions; 0 for all."),
     flag("auto-compaction-mode", Text, "periodic", Clustering, Ignored, "Meaning of auto-compaction-retention: `periodic` or `revision`."),
@@ -373,7 +373,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("downgrade-check-time", Duration, "5s", Experimental, Ignored, "Interval of the downgrade check.").since("3.6"),
     flag("feature-gates", Text, "", Experimental, Ignored, "Features to switch: Name=true[,Name=false...].").since("3.6"),
 
-    flag("force-new-cluster", Bool, "false", Unsafe, Refused, "Make a one-member cluster of this member's data."),
+    flag("force-new-cluster", Bool, "false", Unsafe, Acts, "Make a one-member cluster of this member's data; for one start only."),
     flag("unsafe-no-fsync", Bool, "false", Unsafe, Ignored, "Write without flushing. ringd always flushes."),
 
     flag("wal-io", Choice(&["auto", "thread", "inline", "ring"]), "auto", Ringd, Acts, "How log writes reach the device; `auto` measures at first start."),

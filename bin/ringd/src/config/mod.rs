@@ -93,6 +93,8 @@ pub struct Config {
     pub initial_cluster: String,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
+    /// A member that has data becomes the only one of its cluster.
+    pub force_new_cluster: bool,
     pub strict_reconfig_check: bool,
     pub pre_vote: bool,
     /// As given: 0 is the default, negative is unlimited.

@@ -729,7 +729,6 @@ fn what_does_not_act_is_named_and_security_is_refused() {
         .starts_with("client-transport-security.allowed-cn"));
     for args in [
         "--discovery=http://x:1",
-        "--force-new-cluster",
         "--proxy=on",
         "--discovery-srv=a.b",
     ] {
@@ -871,8 +870,9 @@ fn the_seed_files_keys_are_read() {
         advertise-client-urls: http://10.104.0.1:2379\nlisten-client-urls: http://10.104.0.1:2379\n";
     let loaded = yaml(text).unwrap();
     assert_eq!(messages(&loaded).len(), 1);
-    let founding =
-        crate::identity::found(&loaded.config, &crate::identity::SystemResolver).unwrap();
+    let cluster = crate::identity::InitialCluster::parse(&loaded.config.initial_cluster).unwrap();
+    let token = &loaded.config.initial_cluster_token;
+    let founding = crate::identity::Founding::of(&cluster, token, "node1");
     assert_eq!(
         (founding.local_id, founding.cluster_id),
         (0x4923373642ca36f2, 0xc39bc92ce1ccfb2c)
