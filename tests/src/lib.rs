@@ -6,6 +6,7 @@
 //! * [`recording`]: answers of a real etcd and their replay against a server or the model.
 //! * [`server`]: a server process with a directory and ports of its own.
 //! * [`shim`]: power cuts and failing disks under a server.
+//! * [`sim`]: whole members in a simulated world.
 //! * [`transport`]: a gRPC client for bytes, over an HTTP/2 implementation that is not the server's.
 //! * [`witness`]: concurrent writers, and the check that nothing acknowledged is lost.
 
@@ -14,6 +15,7 @@ pub mod random;
 pub mod recording;
 pub mod server;
 pub mod shim;
+pub mod sim;
 pub mod transport;
 pub mod wire;
 pub mod witness;
