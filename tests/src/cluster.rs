@@ -447,6 +447,22 @@ impl Cluster {
         }
     }
 
+    /// Waits until a learner follows a leader and has told the others its name.
+    pub async fn learns(&self, index: usize) {
+        let end = Instant::now() + PATIENCE;
+        let (name, client) = (&self.members[index].name, self.client(index));
+        loop {
+            let status = client.clone().deadline(LOOK_DEADLINE).status().await;
+            let follows = status.is_ok_and(|status| status.is_learner && status.leader != 0);
+            let listed = self.client(0).members(true).await.unwrap_or_default();
+            if follows && listed.iter().any(|m| m.name == *name) {
+                return;
+            }
+            assert!(Instant::now() < end, "{name} is no learner in time");
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
     /// The status of a member.
     pub async fn status(&self, index: usize) -> pb::StatusResponse {
         let status = self.client(index).status().await;

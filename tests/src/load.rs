@@ -21,9 +21,9 @@ pub struct Load {
 }
 
 impl Load {
-    /// Each writer begins at another member.
-    pub fn start(clients: &[Client], writers: u32, seed: u64) -> Self {
-        let witness = Arc::new(Witness::of_cluster());
+    /// Each writer begins at another member. `revision` is one before the first write.
+    pub fn start(clients: &[Client], writers: u32, seed: u64, revision: i64) -> Self {
+        let witness = Arc::new(Witness::of_cluster(revision));
         let stop = watch::Sender::new(false);
         let writers = (0..writers).map(|number| {
             let clients = clients.iter().cloned().map(|c| c.deadline(DEADLINE));

@@ -4,12 +4,14 @@
 //! one another and with that. `RINGD_SEED` repeats a run's choices, `RINGD_KILL_CYCLES` and `RINGD_PARTITION_CYCLES` make
 //! the random ones longer. `RINGD_TEST_SERVER=/path/to/etcd` runs the same against etcd.
 
+mod clients;
 mod growing;
 mod membership;
 mod partitions;
 mod pauses;
 mod restarts;
 mod service;
+mod snapshots;
 
 use std::time::{Duration, Instant};
 
@@ -25,7 +27,12 @@ const DEADLINE_EXCEEDED: i32 = 4;
 
 /// Writers on all members.
 fn load(cluster: &Cluster) -> Load {
-    Load::start(&cluster.clients(), WRITERS, seed(21))
+    load_after(cluster, 1)
+}
+
+/// Writers on all members of a cluster that has a history.
+fn load_after(cluster: &Cluster, revision: i64) -> Load {
+    Load::start(&cluster.clients(), WRITERS, seed(21), revision)
 }
 
 /// Ends the writers; all members must have the same history, and it must be the one that the writers were told.
