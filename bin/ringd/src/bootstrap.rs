@@ -11,6 +11,7 @@ use crate::{
     config::{ClusterState, Config, Quota},
     identity::{self, SystemResolver},
     member::{self, Member},
+    peers,
 };
 use assemble::{Origin, Plan};
 use engine::{
@@ -39,6 +40,8 @@ pub struct Start {
     pub page_dir: Arc<dyn PageDir>,
     pub member_id: u64,
     pub cluster_id: u64,
+    /// What the transport is to know.
+    pub peers: peers::Config,
     pub new: bool,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
@@ -66,6 +69,7 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
     };
     let assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
     Ok(Start {
+        peers: peers_config(config, assembled.ids),
         member: assembled.member,
         files,
         page_dir: Arc::new(RealDir::new(&path)),
@@ -134,10 +138,30 @@ fn store_options(
     options
 }
 
-fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
-    let unix_ms = std::time::SystemTime::now()
+fn peers_config(config: &Config, ids: Identity) -> peers::Config {
+    let tick_ns = config.heartbeat_interval_ms * 1_000_000;
+    let election_ns = config.election_ticks() * tick_ns;
+    peers::Config {
+        local: net::peer::Local {
+            member_id: ids.member_id,
+            cluster_id: ids.cluster_id,
+            version: VERSION,
+            peer_urls: crate::config::url::join(&config.initial_advertise_peer_urls),
+        },
+        election_ns,
+        request_timeout_ns: 5_000_000_000 + 2 * election_ns,
+        unix_ms: unix_ms(),
+    }
+}
+
+fn unix_ms() -> u64 {
+    std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64);
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
+    let unix_ms = unix_ms();
     Ok(member::Config {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,

@@ -50,6 +50,14 @@ impl Member {
             .collect()
     }
 
+    /// Where the others reach this member, if the cluster knows it.
+    pub fn own_peer_urls(&self) -> Vec<String> {
+        let own = self.store.member(self.config.member_id);
+        own.and_then(|member| member.raft_attributes.as_ref())
+            .map(|attributes| attributes.peer_urls.clone())
+            .unwrap_or_default()
+    }
+
     pub fn removed_members(&self) -> impl Iterator<Item = u64> + '_ {
         self.store.removed_members()
     }
