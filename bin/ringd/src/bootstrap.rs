@@ -5,21 +5,27 @@
 
 mod alone;
 pub mod assemble;
+mod discovery;
+pub mod dns;
 mod fetch;
 mod found;
+mod grpc;
 mod join;
 pub mod resolve;
+mod srv;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     config::{ClusterState, Config, Quota},
+    identity::{Founding, InitialCluster},
     info,
     logging::Log,
     member::{self, Member},
-    peers,
+    peers, warn,
 };
 use assemble::{Assembled, Origin, Plan};
+use dns::NameServers;
 use engine::{
     lease,
     page::{Options as PageOptions, PageDir, RealDir, RealFile},
@@ -59,6 +65,8 @@ pub type Failure = Box<dyn Error>;
 /// What the start of a new member asks of the world; tests bring their own.
 pub struct Surroundings<'a> {
     pub resolver: &'a dyn Resolver,
+    /// Asked for SRV records.
+    pub name_servers: NameServers,
     pub log: &'a Log,
 }
 
@@ -66,6 +74,7 @@ pub struct Surroundings<'a> {
 pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     let surroundings = Surroundings {
         resolver: &SystemResolver,
+        name_servers: NameServers::of_system(),
         log,
     };
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
@@ -94,6 +103,11 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         }
     };
     announce(config, &assembled, log);
+    let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
+    if !assembled.new && is_discovered {
+        warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
+            "wal-dir" => config.wal_path().display().to_string());
+    }
     Ok(Start {
         peers: peers_config(config, assembled.ids),
         member: assembled.member,
@@ -124,19 +138,45 @@ fn announce(config: &Config, assembled: &Assembled, log: &Log) {
 
 /// Where the member of an empty data directory comes from.
 pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Failure> {
-    let cluster = found::configured(config)?;
+    // A member that is to discover the others knows itself only.
+    let (cluster, token) = match &config.discovery {
+        Some(discovery) => (InitialCluster::alone(config), &discovery.token),
+        None if !config.discovery_srv.is_empty() => (
+            srv::cluster(config, &world.name_servers, world.resolver, world.log)?,
+            &config.initial_cluster_token,
+        ),
+        None => (found::configured(config)?, &config.initial_cluster_token),
+    };
     let comparison = Comparison::new(world.resolver, world.log);
-    match config.initial_cluster_state {
-        ClusterState::New => {
-            let token = &config.initial_cluster_token;
-            let founding = found::found(config, &cluster, token, &comparison)?;
-            join::refuse_bootstrapped(&founding)?;
-            Ok(Origin::Founding(founding))
+    if config.initial_cluster_state == ClusterState::Existing {
+        found::check_joining(config, &cluster)?;
+        if config.discovery.is_some() {
+            return Err(
+                "discovery URL should not be set when joining existing initial cluster".into(),
+            );
         }
-        ClusterState::Existing => {
-            let identity = join::join(config, &cluster, &comparison, world.log)?;
-            Ok(Origin::Joining(identity))
-        }
+        let identity = join::join(config, &cluster, &comparison, world.log)?;
+        return Ok(Origin::Joining(identity));
+    }
+    let mut founding = found::found(config, &cluster, token, &comparison)?;
+    if let Some(service) = &config.discovery {
+        let found = discovery::cluster(config, service, &cluster, founding.local_id, world.log)?;
+        founding = Founding::of(&found, token, &config.name);
+    }
+    refuse_tls(&founding)?;
+    join::refuse_bootstrapped(&founding)?;
+    Ok(Origin::Founding(founding))
+}
+
+/// Members that cannot be spoken to would never form a quorum.
+fn refuse_tls(founding: &Founding) -> Result<(), Failure> {
+    let mut urls = founding.members.iter().flat_map(|member| &member.peer_urls);
+    match urls.find(|url| url.scheme().is_tls()) {
+        None => Ok(()),
+        Some(url) => Err(format!(
+            "TLS between members is not supported by this version of ringd: a member has {url}"
+        )
+        .into()),
     }
 }
 

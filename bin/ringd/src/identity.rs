@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fmt};
 
 use sha1::{Digest, Sha1};
 
-use crate::config::{url::UrlError, Url};
+use crate::config::{url::UrlError, Config, Url};
 
 /// What is hashed into a member's identifier after its URLs.
 #[derive(Debug, Clone, Copy)]
@@ -130,6 +130,15 @@ impl InitialCluster {
             urls.sort();
         }
         Ok(InitialCluster { members })
+    }
+
+    /// A member that knows no other yet, under its advertised URLs.
+    pub fn alone(config: &Config) -> InitialCluster {
+        let mut urls = config.initial_advertise_peer_urls.clone();
+        urls.sort();
+        InitialCluster {
+            members: BTreeMap::from([(config.name.clone(), urls)]),
+        }
     }
 
     /// Names with their URLs, sorted by name.

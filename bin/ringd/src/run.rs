@@ -78,7 +78,6 @@ pub fn run() -> i32 {
 fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let config = &loaded.config;
     process::preflight()?;
-    let signals = Signals::block()?;
     let directory = process::open_data_directory(config)?;
     for note in &directory.notes {
         log.record(note);
@@ -91,6 +90,8 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let clients = bind(&config.listen_client_urls)?;
     log.record(&config.start_record(directory.initialized));
     let started = bootstrap::start(config, log)?;
+    // Until here a signal ends the process at once: bootstrap may wait for others for long. No thread has begun yet.
+    let signals = Signals::block()?;
     for note in &started.notes {
         warn!(log, "recovered the data directory", "note" => note.as_str());
     }

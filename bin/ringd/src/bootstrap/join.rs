@@ -1,7 +1,7 @@
 //! What a new member asks of the others before it starts: whether it exists already, and, when it joins a running
 //! cluster, who it is there.
 
-use super::{fetch, found, resolve::Comparison, Failure, CLUSTER_VERSION};
+use super::{fetch, resolve::Comparison, Failure, CLUSTER_VERSION};
 use crate::{
     config::{Config, Url},
     identity::{Founding, InitialCluster},
@@ -69,7 +69,6 @@ pub fn join(
     comparison: &Comparison<'_>,
     log: &Log,
 ) -> Result<Identity, Failure> {
-    found::check_joining(config, local)?;
     let others = local.other_urls(&config.name);
     let end = Instant::now() + LISTING_PATIENCE;
     let cluster = loop {

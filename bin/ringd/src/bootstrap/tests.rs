@@ -1,8 +1,9 @@
 //! Where a new member comes from, asked of members that answer from a script.
 
 mod alone;
+mod srv;
 
-use super::{assemble::Origin, originate, resolve::Resolver, Surroundings};
+use super::{assemble::Origin, dns::NameServers, originate, resolve::Resolver, Surroundings};
 use crate::{
     config::{load_on, Config, System},
     logging::Log,
@@ -118,6 +119,7 @@ fn origin(args: &[&str]) -> Result<Origin, String> {
     let log = Log::discard();
     let world = Surroundings {
         resolver: &Numbers,
+        name_servers: NameServers::default(),
         log: &log,
     };
     originate(&config(args), &world).map_err(|error| error.to_string())
