@@ -43,6 +43,14 @@ pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
+/// Log entries on their way to one member: what a stalled disk makes it hold is less than it may hold.
+const PEER_BYTES_IN_FLIGHT_MAX: u64 = 32 << 20;
+/// Proposals that are not applied: so many bytes, or this part of the memory limit, whichever is less.
+const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+const UNCOMMITTED_SHARE: u64 = 8;
+/// Entries that are not durable in the own log: so many bytes, and as long as others have them durable for so long.
+const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
+const UNDURABLE_MS_MAX: u64 = 5_000;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
@@ -196,6 +204,11 @@ fn raft_config(config: &Config) -> Result<raft::Config, Failure> {
     raft.pre_vote = config.pre_vote;
     raft.seed = random_u64()?;
     raft.ring_bytes_max = LOG_RING_BYTES_MAX;
+    raft.inflight_bytes_max = PEER_BYTES_IN_FLIGHT_MAX;
+    raft.uncommitted_bytes_max =
+        UNCOMMITTED_BYTES_MAX.min(crate::process::memory_limit_bytes() / UNCOMMITTED_SHARE);
+    raft.undurable_bytes_max = UNDURABLE_BYTES_MAX;
+    raft.undurable_ticks_max = (UNDURABLE_MS_MAX / config.heartbeat_interval_ms).max(1) as u32;
     Ok(raft)
 }
 

@@ -338,9 +338,9 @@ impl Shell {
                 match operation {
                     Operation::WriteLog(write) => {
                         let member = &core.server.member;
-                        let alone =
-                            member.may_write_inline() && member.calls_waiting() <= ALONE_CALLS_MAX;
-                        self.inputs.extend(self.log.submit(write, alone));
+                        let may_wait = member.may_write_inline();
+                        let alone = member.calls_waiting() <= ALONE_CALLS_MAX;
+                        self.log.submit(write, may_wait, alone, &mut self.inputs);
                     }
                     Operation::LogFile(op) => {
                         let files = self.log_files.clone();
