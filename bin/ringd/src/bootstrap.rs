@@ -3,17 +3,29 @@
 //! The page file's meta page says what the store holds and which log it needs; the log says the rest. Neither is trusted
 //! before it was verified from the device.
 
+mod alone;
 pub mod assemble;
+mod discovery;
+pub mod dns;
 mod fetch;
+mod found;
+mod grpc;
 mod join;
+pub mod resolve;
+mod srv;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     config::{ClusterState, Config, Quota},
-    identity::{self, SystemResolver},
+    identity::{Founding, InitialCluster},
+    info,
+    logging::Log,
     member::{self, Member},
-    peers,
+    peers, warn,
 };
-use assemble::{Origin, Plan};
+use assemble::{Assembled, Origin, Plan};
+use dns::NameServers;
 use engine::{
     lease,
     page::{Options as PageOptions, PageDir, RealDir, RealFile},
@@ -21,6 +33,7 @@ use engine::{
     wal::{self, driver::LogFiles, Identity},
     watch,
 };
+use resolve::{Comparison, Resolver, SystemResolver};
 use std::{error::Error, sync::Arc};
 
 /// Name of the page file in the member's directory.
@@ -30,6 +43,14 @@ pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
+/// Log entries on their way to one member: what a stalled disk makes it hold is less than it may hold.
+const PEER_BYTES_IN_FLIGHT_MAX: u64 = 32 << 20;
+/// Proposals that are not applied: so many bytes, or this part of the memory limit, whichever is less.
+const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+const UNCOMMITTED_SHARE: u64 = 8;
+/// Entries that are not durable in the own log: so many bytes, and as long as others have them durable for so long.
+const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
+const UNDURABLE_MS_MAX: u64 = 5_000;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
@@ -42,7 +63,6 @@ pub struct Start {
     pub cluster_id: u64,
     /// What the transport is to know.
     pub peers: peers::Config,
-    pub new: bool,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
@@ -50,8 +70,21 @@ pub struct Start {
 /// Why a member cannot start; the text says what to do.
 pub type Failure = Box<dyn Error>;
 
+/// What the start of a new member asks of the world; tests bring their own.
+pub struct Surroundings<'a> {
+    pub resolver: &'a dyn Resolver,
+    /// Asked for SRV records.
+    pub name_servers: NameServers,
+    pub log: &'a Log,
+}
+
 /// Opens or creates the member of a data directory that is locked for this process.
-pub fn start(config: &Config) -> Result<Start, Failure> {
+pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
+    let surroundings = Surroundings {
+        resolver: &SystemResolver,
+        name_servers: NameServers::of_system(),
+        log,
+    };
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let path = config.member_dir().join(PAGE_FILE);
     let file =
@@ -67,7 +100,22 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
+    let file = Arc::new(file);
+    let originate = || originate(config, &surroundings);
+    let assembled = match config.force_new_cluster {
+        false => assemble::open(plan, file, &*files, originate)?,
+        true => {
+            let urls = config.initial_advertise_peer_urls.iter();
+            let urls: Vec<String> = urls.map(ToString::to_string).collect();
+            assemble::open_alone(plan, file, &*files, originate, &urls)?
+        }
+    };
+    announce(config, &assembled, log);
+    let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
+    if !assembled.new && is_discovered {
+        warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
+            "wal-dir" => config.wal_path().display().to_string());
+    }
     Ok(Start {
         peers: peers_config(config, assembled.ids),
         member: assembled.member,
@@ -75,20 +123,68 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         page_dir: Arc::new(RealDir::new(&path)),
         member_id: assembled.ids.member_id,
         cluster_id: assembled.ids.cluster_id,
-        new: assembled.new,
         notes: assembled.notes,
     })
 }
 
+/// Who starts, and whether it is new.
+fn announce(config: &Config, assembled: &Assembled, log: &Log) {
+    let local = format!("{:x}", assembled.ids.member_id);
+    let cluster = format!("{:x}", assembled.ids.cluster_id);
+    if assembled.new {
+        info!(log, "starting local member",
+            "local-member-id" => local, "cluster-id" => cluster);
+        return;
+    }
+    let message = match config.force_new_cluster {
+        true => "forcing restart member",
+        false => "restarting local member",
+    };
+    info!(log, message, "cluster-id" => cluster, "local-member-id" => local,
+        "commit-index" => assembled.member.node().commit_index());
+}
+
 /// Where the member of an empty data directory comes from.
-fn originate(config: &Config) -> Result<Origin, Failure> {
-    match config.initial_cluster_state {
-        ClusterState::New => {
-            let founding = identity::found(config, &SystemResolver)?;
-            join::refuse_bootstrapped(&founding)?;
-            Ok(Origin::Founding(founding))
+pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Failure> {
+    // A member that is to discover the others knows itself only.
+    let (cluster, token) = match &config.discovery {
+        Some(discovery) => (InitialCluster::alone(config), &discovery.token),
+        None if !config.discovery_srv.is_empty() => (
+            srv::cluster(config, &world.name_servers, world.resolver, world.log)?,
+            &config.initial_cluster_token,
+        ),
+        None => (found::configured(config)?, &config.initial_cluster_token),
+    };
+    let comparison = Comparison::new(world.resolver, world.log);
+    if config.initial_cluster_state == ClusterState::Existing {
+        found::check_joining(config, &cluster)?;
+        if config.discovery.is_some() {
+            return Err(
+                "discovery URL should not be set when joining existing initial cluster".into(),
+            );
         }
-        ClusterState::Existing => Ok(Origin::Joining(join::join(config, &SystemResolver)?)),
+        let identity = join::join(config, &cluster, &comparison, world.log)?;
+        return Ok(Origin::Joining(identity));
+    }
+    let mut founding = found::found(config, &cluster, token, &comparison)?;
+    if let Some(service) = &config.discovery {
+        let found = discovery::cluster(config, service, &cluster, founding.local_id, world.log)?;
+        founding = Founding::of(&found, token, &config.name);
+    }
+    refuse_tls(&founding)?;
+    join::refuse_bootstrapped(&founding)?;
+    Ok(Origin::Founding(founding))
+}
+
+/// Members that cannot be spoken to would never form a quorum.
+fn refuse_tls(founding: &Founding) -> Result<(), Failure> {
+    let mut urls = founding.members.iter().flat_map(|member| &member.peer_urls);
+    match urls.find(|url| url.scheme().is_tls()) {
+        None => Ok(()),
+        Some(url) => Err(format!(
+            "TLS between members is not supported by this version of ringd: a member has {url}"
+        )
+        .into()),
     }
 }
 
@@ -108,6 +204,11 @@ fn raft_config(config: &Config) -> Result<raft::Config, Failure> {
     raft.pre_vote = config.pre_vote;
     raft.seed = random_u64()?;
     raft.ring_bytes_max = LOG_RING_BYTES_MAX;
+    raft.inflight_bytes_max = PEER_BYTES_IN_FLIGHT_MAX;
+    raft.uncommitted_bytes_max =
+        UNCOMMITTED_BYTES_MAX.min(crate::process::memory_limit_bytes() / UNCOMMITTED_SHARE);
+    raft.undurable_bytes_max = UNDURABLE_BYTES_MAX;
+    raft.undurable_ticks_max = (UNDURABLE_MS_MAX / config.heartbeat_interval_ms).max(1) as u32;
     Ok(raft)
 }
 

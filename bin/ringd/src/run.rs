@@ -78,7 +78,6 @@ pub fn run() -> i32 {
 fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let config = &loaded.config;
     process::preflight()?;
-    let signals = Signals::block()?;
     let directory = process::open_data_directory(config)?;
     for note in &directory.notes {
         log.record(note);
@@ -90,13 +89,12 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         "listen-client-urls" => crate::logging::Value::strs(&config.listen_client_urls));
     let clients = bind(&config.listen_client_urls)?;
     log.record(&config.start_record(directory.initialized));
-    let started = bootstrap::start(config)?;
+    let started = bootstrap::start(config, log)?;
+    // Until here a signal ends the process at once: bootstrap may wait for others for long. No thread has begun yet.
+    let signals = Signals::block()?;
     for note in &started.notes {
         warn!(log, "recovered the data directory", "note" => note.as_str());
     }
-    info!(log, "starting local member",
-        "local-member-id" => format!("{:x}", started.member_id),
-        "cluster-id" => format!("{:x}", started.cluster_id));
     engine::map::install_fault_guard()?;
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("core")

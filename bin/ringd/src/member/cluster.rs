@@ -73,8 +73,13 @@ impl Member {
         learners.contains(self.config.member_id)
     }
 
-    pub(super) fn message(&mut self, message: raftpb::Message) {
+    pub(super) fn message(&mut self, mut message: raftpb::Message) {
         let kind = message.r#type();
+        if kind == raftpb::MessageType::MsgApp && self.wal.is_congested() {
+            // Raft bounds what its log holds; what other leaders replaced may still wait for the disk as well. The leader
+            // sends the entries again.
+            message.entries.clear();
+        }
         let from = message.from();
         if let Err(error) = self.node.step(message) {
             if error.is_fatal() {

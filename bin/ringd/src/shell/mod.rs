@@ -49,6 +49,8 @@ const PULSE_NS_MAX: u64 = 50_000_000;
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Checkpoint runs go out at this pace, so that the log keeps the disk to itself.
 const CHECKPOINT_BYTES_PER_S: u64 = 50 << 20;
+/// What a run of its own costs the disk, however short it is.
+const CHECKPOINT_RUN_BYTES: u64 = 12 << 10;
 /// Pool threads for page fetches, checkpoints and log files.
 const POOL_THREADS: usize = 2;
 /// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
@@ -336,9 +338,9 @@ impl Shell {
                 match operation {
                     Operation::WriteLog(write) => {
                         let member = &core.server.member;
-                        let alone =
-                            member.may_write_inline() && member.calls_waiting() <= ALONE_CALLS_MAX;
-                        self.inputs.extend(self.log.submit(write, alone));
+                        let may_wait = member.may_write_inline();
+                        let alone = member.calls_waiting() <= ALONE_CALLS_MAX;
+                        self.log.submit(write, may_wait, alone, &mut self.inputs);
                     }
                     Operation::LogFile(op) => {
                         let files = self.log_files.clone();
@@ -490,7 +492,7 @@ fn run_checkpoint(mut job: CheckpointJob) -> io::Result<engine::page::Checkpoint
     loop {
         match job.step()? {
             Progress::Wrote(bytes) => {
-                written += bytes as u64;
+                written += bytes as u64 + CHECKPOINT_RUN_BYTES;
                 let due = Duration::from_nanos(
                     written.saturating_mul(1_000_000_000) / CHECKPOINT_BYTES_PER_S,
                 );
