@@ -92,7 +92,7 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     };
     let file = Arc::new(file);
     let originate = || originate(config, &surroundings);
-    let assembled = match config.force_new_cluster {
+    let mut assembled = match config.force_new_cluster {
         false => assemble::open(plan, file, &*files, originate)?,
         true => {
             let urls = config.initial_advertise_peer_urls.iter();
@@ -101,6 +101,9 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         }
     };
     announce(config, &assembled, log);
+    if config.initial_election_tick_advance {
+        assembled.member.advance_first_election();
+    }
     let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
     if !assembled.new && is_discovered {
         warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
@@ -216,6 +219,7 @@ fn store_options(
         seed,
     };
     let mut options = store::Options::new(lease, watch);
+    options.learners_max = config.max_learners;
     options.quota_bytes = match config.quota() {
         Quota::Bytes(bytes) => Some(bytes),
         Quota::Unlimited => None,

@@ -121,6 +121,7 @@ pub(super) fn config(
         discovery: discovery(settings),
         force_new_cluster: settings.bool("force-new-cluster"),
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
+        max_learners: usize::try_from(settings.int("max-learners")).unwrap_or(0),
         pre_vote: settings.bool("pre-vote"),
         quota_backend_bytes: settings.int("quota-backend-bytes"),
         max_txn_ops: settings.uint("max-txn-ops"),
