@@ -64,11 +64,8 @@ pub(super) fn derive(settings: &Settings, host: &dyn Host) -> Derived {
     }
     let name = settings.text("name");
     let initial_cluster = match settings.text("initial-cluster") {
-        text if settings.is_set("initial-cluster")
-            && !(text.is_empty() && settings.mode == Mode::File) =>
-        {
-            text
-        }
+        // An empty list is a list, and bootstrap misses this member in it.
+        text if settings.is_set("initial-cluster") => text,
         _ if is_discovered(settings) => String::new(),
         // A member without a name is in no cluster; bootstrap says so.
         _ if name.is_empty() => String::new(),
