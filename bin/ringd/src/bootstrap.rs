@@ -22,7 +22,7 @@ use crate::{
     info,
     logging::Log,
     member::{self, Member},
-    warn,
+    peers, warn,
 };
 use assemble::{Assembled, Origin, Plan};
 use dns::NameServers;
@@ -47,6 +47,14 @@ pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
+/// Log entries on their way to one member: what a stalled disk makes it hold is less than it may hold.
+const PEER_BYTES_IN_FLIGHT_MAX: u64 = 32 << 20;
+/// Proposals that are not applied: so many bytes, or this part of the memory limit, whichever is less.
+const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+const UNCOMMITTED_SHARE: u64 = 8;
+/// Entries that are not durable in the own log: so many bytes, and as long as others have them durable for so long.
+const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
+const UNDURABLE_MS_MAX: u64 = 5_000;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
@@ -57,6 +65,8 @@ pub struct Start {
     pub page_dir: Arc<dyn PageDir>,
     pub member_id: u64,
     pub cluster_id: u64,
+    /// What the transport is to know.
+    pub peers: peers::Config,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
@@ -115,6 +125,7 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
             "wal-dir" => config.wal_path().display().to_string());
     }
     Ok(Start {
+        peers: peers_config(config, assembled.ids),
         member: assembled.member,
         files,
         page_dir: Arc::new(RealDir::new(&path)),
@@ -230,6 +241,11 @@ fn raft_config(config: &Config) -> Result<raft::Config, Failure> {
     raft.pre_vote = config.pre_vote;
     raft.seed = random_u64()?;
     raft.ring_bytes_max = LOG_RING_BYTES_MAX;
+    raft.inflight_bytes_max = PEER_BYTES_IN_FLIGHT_MAX;
+    raft.uncommitted_bytes_max =
+        UNCOMMITTED_BYTES_MAX.min(crate::process::memory_limit_bytes() / UNCOMMITTED_SHARE);
+    raft.undurable_bytes_max = UNDURABLE_BYTES_MAX;
+    raft.undurable_ticks_max = (UNDURABLE_MS_MAX / config.heartbeat_interval_ms).max(1) as u32;
     Ok(raft)
 }
 
@@ -261,10 +277,30 @@ fn store_options(
     options
 }
 
-fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
-    let unix_ms = std::time::SystemTime::now()
+fn peers_config(config: &Config, ids: Identity) -> peers::Config {
+    let tick_ns = config.heartbeat_interval_ms * 1_000_000;
+    let election_ns = config.election_ticks() * tick_ns;
+    peers::Config {
+        local: net::peer::Local {
+            member_id: ids.member_id,
+            cluster_id: ids.cluster_id,
+            version: VERSION,
+            peer_urls: crate::config::url::join(&config.initial_advertise_peer_urls),
+        },
+        election_ns,
+        request_timeout_ns: 5_000_000_000 + 2 * election_ns,
+        unix_ms: unix_ms(),
+    }
+}
+
+fn unix_ms() -> u64 {
+    std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64);
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
+    let unix_ms = unix_ms();
     Ok(member::Config {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,

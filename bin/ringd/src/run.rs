@@ -7,6 +7,7 @@ use crate::{
     error,
     front::Front,
     info, methods,
+    peers::Transport,
     process::{self, Signals},
     server::Server,
     services::Limits,
@@ -109,7 +110,8 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let election_ns = config.election_ticks() * config.heartbeat_interval_ms * 1_000_000;
     let methods: &'static net::grpc::Methods = Box::leak(Box::new(methods::table()));
     let front = Front::new(methods, Arc::new(front_config(config)), limits, election_ns);
-    let server = Server::new(front, started.member);
+    let transport = Transport::new(started.peers);
+    let server = Server::new(front, started.member, transport);
     let wal_io = match config.wal_io {
         config::WalIo::Auto => WalIo::Auto,
         config::WalIo::Thread => WalIo::Thread,
@@ -137,21 +139,23 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
             }
         })?;
     let ended = executor.run(async {
-        let mut listeners = Vec::new();
-        for (listener, _) in clients {
-            listeners.push(Listener::from_std(listener)?);
-        }
+        let listeners = |bound: Vec<(TcpListener, SocketAddr)>| {
+            let bound = bound.into_iter();
+            let listeners = bound.map(|(listener, _)| Listener::from_std(listener));
+            listeners.collect::<std::io::Result<Vec<_>>>()
+        };
+        let (peers, clients) = (listeners(peers)?, listeners(clients)?);
         Ok::<_, std::io::Error>(
             shell
                 .serve(
-                    listeners,
+                    peers,
+                    clients,
                     || announce_ready(config, log),
                     |line| warn!(log, "the member reports a problem", "problem" => line),
                 )
                 .await,
         )
     })?;
-    drop(peers);
     Ok(ended)
 }
 

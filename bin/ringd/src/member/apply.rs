@@ -26,7 +26,10 @@ impl Member {
     /// Applies what is committed, as far as its pages are there.
     pub(super) fn apply_committed(&mut self, now_ns: u64) {
         let mut applied = None;
-        while let Some(entry) = self.apply_queue.pop_front() {
+        while !self.is_overfull() {
+            let Some(entry) = self.apply_queue.pop_front() else {
+                break;
+            };
             if self.halted {
                 return;
             }

@@ -195,9 +195,20 @@ impl Member {
 
     pub(super) fn fetched(&mut self, done: FetchDone) {
         self.background.starved = false;
-        match self.store.pages_mut().fetch_done(done) {
+        self.evict_due = true;
+        match self.store.pages_mut().fetch_done_keeping(done) {
             Ok(()) => self.reads.pages_arrived(),
             Err(error) => self.damaged(&error.to_string()),
+        }
+    }
+
+    /// Makes room after whoever waits for pages had another try. Each round of the clock brings pages closer to their end, and
+    /// a step that runs again must find what it touched before: one round between two tries, however many fetches end.
+    pub(super) fn evict(&mut self, tried_again: bool) {
+        if self.evict_due && (tried_again || !self.reads.wait_for_pages()) {
+            self.evict_due = false;
+            // Whether more is left to evict shows at the next pulse.
+            self.store.pages_mut().evict_some();
         }
     }
 

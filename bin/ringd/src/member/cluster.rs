@@ -56,6 +56,14 @@ impl Member {
             .collect()
     }
 
+    /// Where the others reach this member, if the cluster knows it.
+    pub fn own_peer_urls(&self) -> Vec<String> {
+        let own = self.store.member(self.config.member_id);
+        own.and_then(|member| member.raft_attributes.as_ref())
+            .map(|attributes| attributes.peer_urls.clone())
+            .unwrap_or_default()
+    }
+
     pub fn removed_members(&self) -> impl Iterator<Item = u64> + '_ {
         self.store.removed_members()
     }
@@ -71,8 +79,13 @@ impl Member {
         learners.contains(self.config.member_id)
     }
 
-    pub(super) fn message(&mut self, message: raftpb::Message) {
+    pub(super) fn message(&mut self, mut message: raftpb::Message) {
         let kind = message.r#type();
+        if kind == raftpb::MessageType::MsgApp && self.wal.is_congested() {
+            // Raft bounds what its log holds; what other leaders replaced may still wait for the disk as well. The leader
+            // sends the entries again.
+            message.entries.clear();
+        }
         let from = message.from();
         if let Err(error) = self.node.step(message) {
             if error.is_fatal() {

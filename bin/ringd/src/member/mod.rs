@@ -319,6 +319,8 @@ pub struct Member {
     defragmentation: defragment::Defragmentation,
     next_tick_ns: u64,
     introduced: Introduction,
+    /// There may be more pages resident than the budget allows.
+    evict_due: bool,
     /// A damaged page was met and the alarm was raised for it.
     corrupt: bool,
     /// What the log is to be told.
@@ -367,6 +369,7 @@ impl Member {
             defragmentation: defragment::Defragmentation::default(),
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
+            evict_due: false,
             corrupt: false,
             notices: Vec::new(),
             halted: false,
@@ -468,7 +471,8 @@ impl Member {
             }
         }
         self.introduce(now_ns);
-        self.run_reads(now_ns);
+        let tried_again = self.run_reads(now_ns);
+        self.evict(tried_again);
         self.emit_log_writes(now_ns);
         self.emit_watch_events();
         if let Some(error) = self.store.pages_mut().take_fault() {
@@ -574,8 +578,7 @@ impl Member {
         self.wal.on_timer(now_ns);
         self.expire_leases(now_ns);
         self.watch_timer(now_ns);
-        // Whether more is left to evict shows at the next pulse.
-        self.store.pages_mut().evict_some();
+        self.evict_due = true;
     }
 }
 
