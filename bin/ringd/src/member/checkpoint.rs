@@ -13,6 +13,10 @@ use std::io;
 /// Changed pages in memory, of the generation being written back and the next one together.
 const DIRTY_BYTES_MAX: u64 = 256 << 20;
 
+/// Beyond the same by this much nothing is applied: a leader has refused proposals before, but a follower takes what comes,
+/// and where a checkpoint hangs its memory would fill.
+const DIRTY_BYTES_RESERVE: u64 = 128 << 20;
+
 /// Applied entries that the log keeps for other members, unless they fill more than [`RETAINED_SEGMENTS_MAX`] segments.
 const RETAINED_ENTRIES: u64 = 5_000;
 const RETAINED_SEGMENTS_MAX: u64 = 2;
@@ -87,6 +91,7 @@ impl Checkpoints {
         self.forced = true;
     }
 
+    /// Has one begin as soon as it can, whether anything was applied since the last one or not.
     pub fn force(&mut self) {
         self.forced = true;
     }
@@ -113,29 +118,41 @@ impl Member {
 
     /// Changed pages are held in memory until they are written back; at this much, proposals wait.
     pub(super) fn is_full(&self) -> bool {
-        let pages = self.store.pages();
-        pages.dirty_bytes() + pages.frozen_bytes() >= DIRTY_BYTES_MAX
+        self.changed_bytes() >= DIRTY_BYTES_MAX
     }
 
-    /// Whether the page file holds everything that is applied.
-    pub(super) fn is_checkpointed(&self) -> bool {
-        self.checkpoints.running.is_none()
-            && self.checkpoints.last_applied == self.store.applied().0
+    /// Whether applying has to wait for a checkpoint.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.changed_bytes() >= DIRTY_BYTES_MAX + DIRTY_BYTES_RESERVE
+    }
+
+    fn changed_bytes(&self) -> u64 {
+        let pages = self.store.pages();
+        pages.dirty_bytes() + pages.frozen_bytes()
+    }
+
+    /// Whether background work may change pages: what it changes is held in memory as well, so it waits for a checkpoint
+    /// rather than have proposals wait.
+    pub(super) fn has_room_for_background(&self) -> bool {
+        self.store.pages().dirty_bytes() < self.checkpoints.thresholds.dirty_bytes
     }
 
     pub(super) fn maybe_checkpoint(&mut self, now_ns: u64) {
         let (applied, _) = self.store.applied();
         let checkpoints = &self.checkpoints;
+        let dirty_bytes = self.store.pages().dirty_bytes();
+        // Background work changes pages without an entry.
+        let nothing_new = applied == checkpoints.last_applied && dirty_bytes == 0;
         if self.halted
             || self.snapshots.is_installing()
             || checkpoints.running.is_some()
-            || applied == checkpoints.last_applied
+            || (nothing_new && !checkpoints.forced)
         {
             return;
         }
         let limits = &checkpoints.thresholds;
         let due = checkpoints.forced
-            || self.store.pages().dirty_bytes() >= limits.dirty_bytes
+            || dirty_bytes >= limits.dirty_bytes
             || checkpoints.logged_bytes >= limits.log_bytes
             || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns;
         // No meta page may state a position beyond what this member's own log has made durable.
@@ -184,6 +201,6 @@ impl Member {
         }
         self.wal.checkpoint_covers(covered.position);
         self.start_snapshots();
-        self.defragmented();
+        self.defragmentation_checkpointed();
     }
 }

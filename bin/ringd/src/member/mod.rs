@@ -14,6 +14,7 @@ mod apply;
 mod background;
 mod checkpoint;
 mod cluster;
+mod defragment;
 mod forward;
 mod lease;
 mod log;
@@ -317,8 +318,7 @@ pub struct Member {
     now_ns: u64,
     /// Watch streams that the hub knows.
     watch_streams: BTreeSet<StreamKey>,
-    /// Callers of Defragment.
-    defragmentations: Vec<CallId>,
+    defragmentation: defragment::Defragmentation,
     next_tick_ns: u64,
     introduced: Introduction,
     /// There may be more pages resident than the budget allows.
@@ -369,7 +369,7 @@ impl Member {
             snapshots: snapshot::Snapshots::default(),
             now_ns: 0,
             watch_streams: BTreeSet::new(),
-            defragmentations: Vec::new(),
+            defragmentation: defragment::Defragmentation::default(),
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
             evict_due: false,
