@@ -17,6 +17,10 @@ pub enum Fault {
     ProposeTwice,
     /// Bytes of a snapshot are taken whatever place they belong to.
     ChunkAnywhere,
+    /// A snapshot may begin to come in while another one is being written. Once a bug.
+    TransfersOverlap,
+    /// Pages are evicted at each fetch, before whoever waits for them tries again. Once a bug.
+    EvictAtOnce,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -40,7 +40,7 @@ mod on {
         Shell(Shell),
     }
 
-    pub const ALL: [Plant; 19] = [
+    pub const ALL: [Plant; 21] = [
         Plant::Raft(InRaft::VoteUndurable),
         Plant::Raft(InRaft::VoteTwice),
         Plant::Raft(InRaft::AckUndurable),
@@ -59,6 +59,8 @@ mod on {
         Plant::Member(InMember::CheckpointAhead),
         Plant::Member(InMember::ProposeTwice),
         Plant::Member(InMember::ChunkAnywhere),
+        Plant::Member(InMember::TransfersOverlap),
+        Plant::Member(InMember::EvictAtOnce),
         Plant::Shell(Shell::DirSyncForgotten),
     ];
 

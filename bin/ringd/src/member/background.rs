@@ -1,6 +1,7 @@
 //! Work that waits for idle moments: compaction, defragmentation, watch catch-up, hashes.
 
 use super::{read::encode, Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::request::CallId;
 use engine::{
     error::RequestError,
@@ -197,7 +198,12 @@ impl Member {
         self.background.starved = false;
         self.evict_due = true;
         match self.store.pages_mut().fetch_done_keeping(done) {
-            Ok(()) => self.reads.pages_arrived(),
+            Ok(()) => {
+                if planted(Fault::EvictAtOnce) {
+                    self.store.pages_mut().evict_some();
+                }
+                self.reads.pages_arrived();
+            }
             Err(error) => self.damaged(&error.to_string()),
         }
     }
