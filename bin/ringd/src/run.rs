@@ -77,6 +77,7 @@ pub fn run() -> i32 {
 fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let config = &loaded.config;
     process::preflight()?;
+    process::arm_disk_faults()?;
     let signals = Signals::block()?;
     let directory = process::open_data_directory(config)?;
     for note in &directory.notes {
