@@ -116,7 +116,7 @@ fn defragmentation_shortens_the_file_while_the_tree_is_used() {
 
 fn defragment(walk: &mut Defragment, world: &mut World, trees: &mut [Tree]) -> bool {
     loop {
-        match walk.step(&mut world.pages, trees, 4) {
+        match walk.step(&mut world.pages, trees, 4, 20_000) {
             Ok(more) => return more,
             Err(miss) => {
                 if let Some(job) = world.pages.fetch_job(&miss) {

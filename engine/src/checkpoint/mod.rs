@@ -34,6 +34,10 @@ pub const CONTENT_BYTES_MAX: usize = 2048;
 /// Roots that a meta page holds at most.
 pub const ROOTS_MAX: usize = 256;
 
+/// Checkpoints until neither meta page names a page that was moved or given up, until their own indexes have moved down in
+/// the same way, and the cut itself.
+const SHRINKING_CHECKPOINTS: u8 = 6;
+
 /// The newest checkpoint that is durable.
 #[derive(Clone)]
 pub(crate) struct Completed {
@@ -115,6 +119,16 @@ impl Pages {
     /// Pages that hold an index in use.
     pub(crate) fn index_extent(&self) -> Extent {
         self.index_reserve.unwrap_or(self.completed.index)
+    }
+
+    /// Has the next checkpoints cut the file's end as it becomes free.
+    pub fn shrink(&mut self) {
+        self.shrink_checkpoints = SHRINKING_CHECKPOINTS;
+    }
+
+    /// Whether checkpoints are still to come that cut the file's end off, after a [`crate::tree::Defragment`].
+    pub fn is_shrinking(&self) -> bool {
+        self.shrink_checkpoints > 0
     }
 
     pub(crate) fn settle_space(&mut self) {

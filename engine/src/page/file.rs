@@ -219,7 +219,10 @@ impl PageFile for RealFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let result =
             faults::meet(Point::PageWrite).and_then(|()| self.cached.write_all_at(bytes, offset));
-        result.map_err(|e| self.located("write failed", offset, e))
+        result.map_err(|e| self.located("write failed", offset, e))?;
+        // At the pace of the writer, not all at once in the flush, which the log would have to queue behind.
+        map::begin_writeback(&self.cached, offset, bytes.len());
+        Ok(())
     }
 
     fn write_meta(&self, offset: u64, page: &AlignedBuf) -> io::Result<()> {

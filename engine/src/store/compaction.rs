@@ -218,6 +218,11 @@ impl Store {
         self.compactor.done
     }
 
+    /// Number of the last compaction that was asked for.
+    pub fn compactions_scheduled(&self) -> u64 {
+        self.compactor.scheduled
+    }
+
     pub fn compaction_pending(&self) -> bool {
         self.compactor.running.is_some()
     }

@@ -26,6 +26,7 @@ use std::fmt;
 mod apply;
 pub mod compaction;
 pub mod decode;
+mod defragment;
 pub mod hash;
 pub mod install;
 mod leases;

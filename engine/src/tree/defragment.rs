@@ -8,9 +8,6 @@ use super::{
 };
 use crate::page::{Absent, Miss, PageNo, Pages};
 
-/// Checkpoints until neither meta page names a page that was moved, until their own indexes have moved down in the same way,
-/// and the cut itself.
-const SHRINKING_CHECKPOINTS: u8 = 6;
 /// Of the pages in use one in so many is left as room above them, with [`ROOM_PAGES_MIN`] at least.
 const ROOM_SHARE: u32 = 16;
 const ROOM_PAGES_MIN: u32 = 256;
@@ -20,8 +17,17 @@ pub struct Defragment {
     /// Pages from here on are to be emptied.
     mark: u32,
     tree: usize,
-    /// Where the walk of the tree goes on.
+    /// The key and, if that leaf has more to move than a step may, the cell where the walk of the tree goes on.
     next: Vec<u8>,
+    cell: usize,
+}
+
+/// What one leaf came to.
+enum Moved {
+    /// There is more to move from this cell on.
+    Part { cell: usize },
+    /// All of it; the next leaf begins at this key.
+    Leaf { next: Option<Vec<u8>> },
 }
 
 impl Defragment {
@@ -37,28 +43,38 @@ impl Defragment {
             mark,
             tree: 0,
             next: Vec::new(),
+            cell: 0,
         })
     }
 
-    /// Looks at so many leaves, moving them and what they need; whether there is more to do. The trees are all of the file,
-    /// in the same order each time. After the last step the file is cut as the next checkpoints become durable.
+    /// Looks at so many leaves at most, moving them and what they need, and ends early once about so many bytes of overflow
+    /// extents were moved; whether there is more to do. The trees are all of the file, in the same order each time. After
+    /// the last step the file is cut as the next checkpoints become durable.
     pub fn step(
         &mut self,
         pages: &mut Pages,
         trees: &mut [Tree],
         leaves_max: usize,
+        bytes_max: usize,
     ) -> Result<bool, Miss> {
+        let mut bytes_left = bytes_max;
         for _ in 0..leaves_max {
             let Some(tree) = trees.get_mut(self.tree) else {
                 self.end(pages);
                 return Ok(false);
             };
-            match tree.move_leaf(pages, &self.next, self.mark)? {
-                Some(next) => self.next = next,
-                None => {
+            let from = (&self.next[..], self.cell);
+            let moved = tree.move_leaf(pages, from, self.mark, &mut bytes_left)?;
+            (self.cell, self.next) = match moved {
+                Moved::Part { cell } => (cell, std::mem::take(&mut self.next)),
+                Moved::Leaf { next: Some(next) } => (0, next),
+                Moved::Leaf { next: None } => {
                     self.tree += 1;
-                    self.next.clear();
+                    (0, Vec::new())
                 }
+            };
+            if bytes_left == 0 {
+                break;
             }
         }
         Ok(true)
@@ -67,7 +83,7 @@ impl Defragment {
     /// Gives up, or is through: numbers are handed out in whole runs again.
     pub fn end(&self, pages: &mut Pages) {
         pages.space.set_compacting(false);
-        pages.shrink_checkpoints = SHRINKING_CHECKPOINTS;
+        pages.shrink();
     }
 }
 
@@ -81,22 +97,33 @@ struct Move {
 }
 
 impl Tree {
-    /// Moves what lies beyond the mark of one leaf, the pages above it, and their overflow extents; returns where the next leaf
-    /// begins.
+    /// Moves what lies beyond the mark of one leaf, the pages above it, and their overflow extents, from a key and a cell
+    /// of its leaf on.
     fn move_leaf(
         &mut self,
         pages: &mut Pages,
-        key: &[u8],
+        (key, cell): (&[u8], usize),
         mark: u32,
-    ) -> Result<Option<Vec<u8>>, Miss> {
+        bytes_left: &mut usize,
+    ) -> Result<Moved, Miss> {
         let Some((mut path, _)) = self.path_to(pages, key)? else {
-            return Ok(None);
+            return Ok(Moved::Leaf { next: None });
         };
         let next = after(pages, &path)?;
-        let moves = overflows(pages, &path, mark)?;
+        let mut moves = Moves {
+            mark,
+            bytes_left: *bytes_left,
+            found: Vec::new(),
+        };
+        let rest = moves.gather(pages, &path, cell)?;
+        *bytes_left = moves.bytes_left;
+        let moved = match rest {
+            Some(cell) => Moved::Part { cell },
+            None => Moved::Leaf { next },
+        };
         let is_beyond = (0..path.len).any(|step| path.page(step).0 >= mark);
-        if moves.is_empty() && !is_beyond {
-            return Ok(next);
+        if moves.found.is_empty() && !is_beyond {
+            return Ok(moved);
         }
         self.own_path(pages, &mut path, 0)?;
         for step in 0..path.len {
@@ -104,13 +131,13 @@ impl Tree {
                 self.renumber(pages, &mut path, step);
             }
         }
-        for moved in moves {
+        for moved in moves.found {
             let page = pages.create_extent(&moved.payload);
             let mut node = NodeMut(pages.page_mut(path.page(moved.step)));
             set_overflow(node.cell_mut(moved.at), moved.is_key, page);
             moved.from.release(pages);
         }
-        Ok(next)
+        Ok(moved)
     }
 
     fn renumber(&mut self, pages: &mut Pages, path: &mut Path, step: usize) {
@@ -134,14 +161,51 @@ fn after(pages: &Pages, path: &Path) -> Result<Option<Vec<u8>>, Absent> {
     Ok(None)
 }
 
-/// Overflow extents beyond the mark: all of the leaf, and the separators on the way.
-fn overflows(pages: &Pages, path: &Path, mark: u32) -> Result<Vec<Move>, Absent> {
-    let mut moves = Vec::new();
-    let mut add = |step, at, is_key, from: OverflowRef| {
+/// Overflow extents beyond the mark, as many as may be moved at once.
+struct Moves {
+    mark: u32,
+    bytes_left: usize,
+    found: Vec<Move>,
+}
+
+impl Moves {
+    /// Those of the separators on the way, and of the leaf from a cell on; the cell that was not looked at any more, if
+    /// it became too much. The first one found always fits.
+    fn gather(&mut self, pages: &Pages, path: &Path, cell: usize) -> Result<Option<usize>, Absent> {
+        for step in 0..path.leaf() {
+            let at = path.at(step);
+            if let Some(from) = node(pages, path.page(step)).key(at).overflow() {
+                self.add(pages, step, at, true, from)?;
+            }
+        }
+        let leaf: Node<'_> = node(pages, path.page(path.leaf()));
+        for at in cell..leaf.count() {
+            if self.bytes_left == 0 && at > cell {
+                return Ok(Some(at));
+            }
+            if let Some(from) = leaf.key(at).overflow() {
+                self.add(pages, path.leaf(), at, true, from)?;
+            }
+            if let Value::Overflow(from) = leaf.leaf(at).value() {
+                self.add(pages, path.leaf(), at, false, from)?;
+            }
+        }
+        Ok(None)
+    }
+
+    fn add(
+        &mut self,
+        pages: &Pages,
+        step: usize,
+        at: usize,
+        is_key: bool,
+        from: OverflowRef,
+    ) -> Result<(), Absent> {
         let PageNo(start) = from.page;
-        if start.saturating_add(from.pages()) > mark {
+        if start.saturating_add(from.pages()) > self.mark {
             let payload = from.read(pages)?.to_vec();
-            moves.push(Move {
+            self.bytes_left = self.bytes_left.saturating_sub(payload.len());
+            self.found.push(Move {
                 step,
                 at,
                 is_key,
@@ -150,21 +214,5 @@ fn overflows(pages: &Pages, path: &Path, mark: u32) -> Result<Vec<Move>, Absent>
             });
         }
         Ok(())
-    };
-    for step in 0..path.leaf() {
-        let at = path.at(step);
-        if let Some(from) = node(pages, path.page(step)).key(at).overflow() {
-            add(step, at, true, from)?;
-        }
     }
-    let leaf: Node<'_> = node(pages, path.page(path.leaf()));
-    for at in 0..leaf.count() {
-        if let Some(from) = leaf.key(at).overflow() {
-            add(path.leaf(), at, true, from)?;
-        }
-        if let Value::Overflow(from) = leaf.leaf(at).value() {
-            add(path.leaf(), at, false, from)?;
-        }
-    }
-    Ok(moves)
 }

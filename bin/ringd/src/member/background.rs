@@ -1,4 +1,4 @@
-//! Work that waits for idle moments: compaction, watch catch-up, hashes.
+//! Work that waits for idle moments: compaction, defragmentation, watch catch-up, hashes.
 
 use super::{read::encode, Effect, Member};
 use crate::request::CallId;
@@ -45,16 +45,18 @@ impl Member {
         !self.halted
             && !self.background.starved
             && (!self.background.hashes.is_empty()
-                || self.store.compaction_pending()
-                || self.store.hub().has_work())
+                || self.store.hub().has_work()
+                || (self.store.compaction_pending() || self.is_moving())
+                    && self.has_room_for_background())
     }
 
     /// One slice of one kind of work; the kinds take turns.
     pub(super) fn work(&mut self) {
-        self.background.turn = (self.background.turn + 1) % 3;
+        self.background.turn = (self.background.turn + 1) % 4;
         let result = match self.background.turn {
-            0 => self.compact_slice(),
-            1 => self.hash_slice(),
+            0 if self.has_room_for_background() => self.compact_slice(),
+            1 if self.has_room_for_background() => self.move_slice(),
+            2 => self.hash_slice(),
             _ => self.catch_up_slice(),
         };
         if let Err(miss) = result {
@@ -77,6 +79,7 @@ impl Member {
                 self.answer_compaction(waiting.call, waiting.result);
             }
         }
+        self.defragmentation_compacted();
         Ok(())
     }
 
@@ -148,6 +151,7 @@ impl Member {
         for waiting in std::mem::take(&mut self.background.compactions) {
             self.answer_compaction(waiting.call, waiting.result);
         }
+        self.reset_defragmentation();
     }
 
     /// The answer to a compaction: at once, or after its rows are gone when the caller asked for that.
@@ -177,21 +181,34 @@ impl Member {
         self.reply(call, result.map_err(Into::into));
     }
 
-    /// Asks for pages, unless they are on their way already.
-    pub(super) fn fetch(&mut self, miss: &Miss) {
+    /// Asks for pages, unless they are on their way already; false if all of them are.
+    pub(super) fn fetch(&mut self, miss: &Miss) -> bool {
         if miss.is_empty() {
-            return;
+            return false;
         }
-        if let Some(job) = self.store.pages_mut().fetch_job(miss) {
-            self.effects.push(Effect::Fetch(job));
+        match self.store.pages_mut().fetch_job(miss) {
+            Some(job) => self.effects.push(Effect::Fetch(job)),
+            None => return false,
         }
+        true
     }
 
     pub(super) fn fetched(&mut self, done: FetchDone) {
         self.background.starved = false;
-        match self.store.pages_mut().fetch_done(done) {
+        self.evict_due = true;
+        match self.store.pages_mut().fetch_done_keeping(done) {
             Ok(()) => self.reads.pages_arrived(),
             Err(error) => self.damaged(&error.to_string()),
+        }
+    }
+
+    /// Makes room after whoever waits for pages had another try. Each round of the clock brings pages closer to their end, and
+    /// a step that runs again must find what it touched before: one round between two tries, however many fetches end.
+    pub(super) fn evict(&mut self, tried_again: bool) {
+        if self.evict_due && (tried_again || !self.reads.wait_for_pages()) {
+            self.evict_due = false;
+            // Whether more is left to evict shows at the next pulse.
+            self.store.pages_mut().evict_some();
         }
     }
 
@@ -207,6 +224,7 @@ impl Member {
         while let Some((call, _)) = self.background.hashes.pop_front() {
             self.reply(call, Err(RequestError::Corrupt.into()));
         }
+        self.abort_defragmentation(RequestError::Corrupt);
         self.raise_corrupt(error);
     }
 }

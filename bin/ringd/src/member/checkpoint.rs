@@ -88,6 +88,7 @@ impl Checkpoints {
         self.forced = true;
     }
 
+    /// Has one begin as soon as it can, whether anything was applied since the last one or not.
     pub fn force(&mut self) {
         self.forced = true;
     }
@@ -134,25 +135,28 @@ impl Member {
         pages.dirty_bytes() + pages.frozen_bytes()
     }
 
-    /// Whether the page file holds everything that is applied.
-    pub(super) fn is_checkpointed(&self) -> bool {
-        self.checkpoints.running.is_none()
-            && self.checkpoints.last_applied == self.store.applied().0
+    /// Whether background work may change pages: what it changes is held in memory as well, so it waits for a checkpoint
+    /// rather than have proposals wait.
+    pub(super) fn has_room_for_background(&self) -> bool {
+        self.store.pages().dirty_bytes() < self.checkpoints.thresholds.dirty_bytes
     }
 
     pub(super) fn maybe_checkpoint(&mut self, now_ns: u64) {
         let (applied, _) = self.store.applied();
         let checkpoints = &self.checkpoints;
+        let dirty_bytes = self.store.pages().dirty_bytes();
+        // Background work changes pages without an entry.
+        let nothing_new = applied == checkpoints.last_applied && dirty_bytes == 0;
         if self.halted
             || self.snapshots.is_installing()
             || checkpoints.running.is_some()
-            || applied == checkpoints.last_applied
+            || (nothing_new && !checkpoints.forced)
         {
             return;
         }
         let limits = &checkpoints.thresholds;
         let due = checkpoints.forced
-            || self.store.pages().dirty_bytes() >= limits.dirty_bytes
+            || dirty_bytes >= limits.dirty_bytes
             || checkpoints.logged_bytes >= limits.log_bytes
             || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns;
         // No meta page may state a position beyond what this member's own log has made durable.
@@ -200,6 +204,6 @@ impl Member {
         }
         self.wal.checkpoint_covers(covered.position);
         self.start_snapshots();
-        self.defragmented();
+        self.defragmentation_checkpointed();
     }
 }

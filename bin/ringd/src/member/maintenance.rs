@@ -1,4 +1,4 @@
-//! Status, defragmentation, leader transfer, downgrade checks, and ranges sent as a stream.
+//! Status, leader transfer, downgrade checks, and ranges sent as a stream.
 
 use super::{read::encode, Effect, Member};
 use crate::{
@@ -42,23 +42,6 @@ impl Member {
             ..Default::default()
         };
         self.reply(call, Ok(encode(&response)));
-    }
-
-    /// Writes what changed back; reads and writes go on meanwhile. Pages are not moved yet.
-    pub(super) fn defragment(&mut self, call: CallId) {
-        if self.is_checkpointed() {
-            // Nothing was written since: no checkpoint will come to answer the caller.
-            return self.reply(call, Ok(encode(&pb::DefragmentResponse::default())));
-        }
-        self.defragmentations.push(call);
-        self.checkpoints.force();
-    }
-
-    /// A checkpoint ended: who waited for a defragmentation has it.
-    pub(super) fn defragmented(&mut self) {
-        for call in std::mem::take(&mut self.defragmentations) {
-            self.reply(call, Ok(encode(&pb::DefragmentResponse::default())));
-        }
     }
 
     /// The version's form was checked already; here it is held against the cluster's.

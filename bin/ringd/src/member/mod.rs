@@ -14,6 +14,7 @@ mod apply;
 mod background;
 mod checkpoint;
 mod cluster;
+mod defragment;
 mod forward;
 mod lease;
 mod log;
@@ -296,6 +297,8 @@ pub struct Member {
     /// A newer commit index that waits for company.
     lazy_hard_state: Option<raftpb::HardState>,
     apply_queue: VecDeque<raftpb::Entry>,
+    /// A configuration change that Raft has applied and the store may not, by its index.
+    half_applied: Option<(u64, raftpb::ConfState)>,
     proposals: Proposals,
     /// Proposals that another member took into its log.
     passed: propose::Passed,
@@ -315,10 +318,11 @@ pub struct Member {
     now_ns: u64,
     /// Watch streams that the hub knows.
     watch_streams: BTreeSet<StreamKey>,
-    /// Callers of Defragment.
-    defragmentations: Vec<CallId>,
+    defragmentation: defragment::Defragmentation,
     next_tick_ns: u64,
     introduced: Introduction,
+    /// There may be more pages resident than the budget allows.
+    evict_due: bool,
     /// A damaged page was met and the alarm was raised for it.
     corrupt: bool,
     /// What the log is to be told.
@@ -350,6 +354,7 @@ impl Member {
             persisting: VecDeque::new(),
             lazy_hard_state: None,
             apply_queue: VecDeque::new(),
+            half_applied: None,
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
@@ -364,9 +369,10 @@ impl Member {
             snapshots: snapshot::Snapshots::default(),
             now_ns: 0,
             watch_streams: BTreeSet::new(),
-            defragmentations: Vec::new(),
+            defragmentation: defragment::Defragmentation::default(),
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
+            evict_due: false,
             corrupt: false,
             notices: Vec::new(),
             halted: false,
@@ -468,7 +474,8 @@ impl Member {
             }
         }
         self.introduce(now_ns);
-        self.run_reads(now_ns);
+        let tried_again = self.run_reads(now_ns);
+        self.evict(tried_again);
         self.emit_log_writes(now_ns);
         self.emit_watch_events();
         if let Some(error) = self.store.pages_mut().take_fault() {
@@ -574,8 +581,7 @@ impl Member {
         self.wal.on_timer(now_ns);
         self.expire_leases(now_ns);
         self.watch_timer(now_ns);
-        // Whether more is left to evict shows at the next pulse.
-        self.store.pages_mut().evict_some();
+        self.evict_due = true;
     }
 }
 

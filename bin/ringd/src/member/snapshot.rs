@@ -10,7 +10,6 @@
 use super::{Effect, Member};
 use bytes::Bytes;
 use engine::{
-    error::RequestError,
     page::{Copy, CopySource},
     store::{
         install::{InstallError, InstallJob, StageJob, Staged},
@@ -466,9 +465,6 @@ impl Member {
         self.effects.push(Effect::MembersChanged);
         if self.store.is_removed_member(self.config.member_id) {
             self.removed_after(0, self.now_ns);
-        }
-        for call in std::mem::take(&mut self.defragmentations) {
-            self.reply(call, Err(RequestError::LeaderChanged.into()));
         }
     }
 }
