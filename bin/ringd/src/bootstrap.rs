@@ -27,6 +27,8 @@ const PAGE_FILE: &str = "store.pages";
 /// The server version that clients see: the etcd release whose behaviour this is.
 pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
+/// Kept allocated behind the page file's content: what deletions and compactions are written with on a full disk.
+const PAGE_FILE_RESERVE_BYTES: u64 = 16 << 20;
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
@@ -64,7 +66,10 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
+    let mut assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
+    assembled
+        .member
+        .set_scrub_interval(config.scrub_interval_ns);
     Ok(Start {
         member: assembled.member,
         files,
@@ -93,6 +98,7 @@ fn page_options() -> PageOptions {
     PageOptions {
         create: true,
         resident_bytes_max: limit / 100 * RESIDENT_PERCENT,
+        reserve_bytes: PAGE_FILE_RESERVE_BYTES,
         ..PageOptions::default()
     }
 }

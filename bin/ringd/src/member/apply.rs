@@ -29,6 +29,7 @@ impl Member {
             let index = entry.index();
             if let Err(miss) = self.apply_entry(&entry, now_ns) {
                 self.fetch(&miss);
+                self.apply_awaits = miss.pages;
                 self.apply_queue.push_front(entry);
                 break;
             }

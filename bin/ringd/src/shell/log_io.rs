@@ -1,6 +1,7 @@
 //! How log writes reach the device: on the executor when nothing else is to be done, otherwise through writer threads.
 
 use crate::member::Input;
+use engine::page::is_disk_full;
 use engine::wal::{driver::LogFiles, probe, Completion, Probe, Write, WriterThreads};
 use std::{io, sync::Arc, task::Context};
 
@@ -34,10 +35,15 @@ impl LogIo {
     /// Starts the writer threads; in `auto` mode measures the directory first.
     pub fn start(mode: WalIo, files: Arc<LogFiles>) -> io::Result<(LogIo, Option<Probe>)> {
         let measured = match mode {
-            WalIo::Auto => Some(probe(&files)?),
+            WalIo::Auto => match probe(&files) {
+                // Nothing is known then, and threads do no harm.
+                Err(error) if is_disk_full(&error) => None,
+                found => Some(found?),
+            },
             WalIo::Thread | WalIo::Inline => None,
         };
         let mode = match measured {
+            None if mode == WalIo::Auto => WalIo::Thread,
             Some(found) if found.inline_p999_ns > INLINE_P999_NS_MAX => WalIo::Thread,
             _ => mode,
         };
