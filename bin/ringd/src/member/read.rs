@@ -6,7 +6,10 @@ use crate::{
     status::Status,
 };
 use bytes::Bytes;
-use engine::{error::RequestError, page::Miss};
+use engine::{
+    error::RequestError,
+    page::{Miss, PageNo},
+};
 use prost::Message;
 use proto::etcdserverpb as pb;
 use std::collections::VecDeque;
@@ -39,6 +42,8 @@ pub(super) struct Reads {
     parked: Vec<Read>,
     next_context: u64,
     pages_arrived: bool,
+    /// The page that turned out to be damaged: who needs it is refused.
+    damaged: Option<PageNo>,
 }
 
 impl Reads {
@@ -60,9 +65,10 @@ impl Reads {
         !self.parked.is_empty()
     }
 
-    /// Takes the reads that wait for pages.
-    pub fn take_parked(&mut self) -> Vec<Read> {
-        std::mem::take(&mut self.parked)
+    /// A page will not come, and others may have.
+    pub fn page_damaged(&mut self, page: PageNo) {
+        self.pages_arrived = true;
+        self.damaged = Some(page);
     }
 }
 
@@ -171,6 +177,7 @@ impl Member {
                 self.try_read(read, now_ns);
             }
         }
+        self.reads.damaged = None;
         let (applied, _) = self.store.applied();
         while let Some(round) = self.reads.rounds.front() {
             if round.index.is_none_or(|index| index > applied) {
@@ -224,6 +231,14 @@ impl Member {
     fn try_read(&mut self, read: Read, now_ns: u64) {
         match self.read(&read, now_ns) {
             Ok(()) => {}
+            Err(miss)
+                if self
+                    .reads
+                    .damaged
+                    .is_some_and(|no| miss.pages.contains(&no)) =>
+            {
+                self.refuse(read.call, &read.request, RequestError::Corrupt.into())
+            }
             Err(miss) => {
                 self.fetch(&miss);
                 self.reads.parked.push(read);
