@@ -1,6 +1,7 @@
 //! When the tree is written back, and what that frees.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use engine::{
     page::{CheckpointDone, CheckpointJob},
     store::meta::LogMark,
@@ -181,7 +182,8 @@ impl Member {
             || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns
             || self.log_wants_checkpoint();
         // No meta page may state a position beyond what this member's own log has made durable.
-        if !due || self.wal.durable_index() < applied {
+        let is_ahead = self.wal.durable_index() < applied && !planted(Fault::CheckpointAhead);
+        if !due || is_ahead {
             return;
         }
         let first_needed = self.wal.first_needed(applied + 1);

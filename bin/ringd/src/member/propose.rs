@@ -1,6 +1,7 @@
 //! From a write request to a log entry, and the callers that wait for it.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::{
     request::{CallId, Request},
     status::Status,
@@ -301,6 +302,9 @@ impl Member {
         });
         let data = Bytes::from(request.encode_to_vec());
         self.refuse_too_large(data.len())?;
+        if planted(Fault::ProposeTwice) && id % 64 == 0 {
+            let _ = self.node.propose(data.clone());
+        }
         match self.node.propose(data) {
             Ok(proposed) if proposed.index == 0 => {
                 if let Some(caller) = caller {

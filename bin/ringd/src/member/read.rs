@@ -1,6 +1,7 @@
 //! Reads: the linearizable ones wait for a read-index round, all of them for their pages.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::{
     request::{CallId, Request},
     status::Status,
@@ -180,7 +181,8 @@ impl Member {
         self.reads.damaged = None;
         let (applied, _) = self.store.applied();
         while let Some(round) = self.reads.rounds.front() {
-            if round.index.is_none_or(|index| index > applied) {
+            let waits = |index| index > applied && !planted(Fault::ReadUnapplied);
+            if round.index.is_none_or(waits) {
                 break;
             }
             if let Some(round) = self.reads.rounds.pop_front() {
@@ -228,7 +230,7 @@ impl Member {
         }
     }
 
-    fn try_read(&mut self, read: Read, now_ns: u64) {
+    pub(super) fn try_read(&mut self, read: Read, now_ns: u64) {
         match self.read(&read, now_ns) {
             Ok(()) => {}
             Err(miss)
