@@ -34,7 +34,11 @@ use engine::{
     watch,
 };
 use resolve::{Comparison, Resolver, SystemResolver};
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Name of the page file in the member's directory.
 const PAGE_FILE: &str = "store.pages";
@@ -85,8 +89,9 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         name_servers: NameServers::of_system(),
         log,
     };
-    let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let path = config.member_dir().join(PAGE_FILE);
+    refuse_etcds_data(config, &path)?;
+    let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let file =
         RealFile::open_or_create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let ticks = (
@@ -102,7 +107,7 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     };
     let file = Arc::new(file);
     let originate = || originate(config, &surroundings);
-    let assembled = match config.force_new_cluster {
+    let mut assembled = match config.force_new_cluster {
         false => assemble::open(plan, file, &*files, originate)?,
         true => {
             let urls = config.initial_advertise_peer_urls.iter();
@@ -111,6 +116,9 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         }
     };
     announce(config, &assembled, log);
+    if config.initial_election_tick_advance {
+        assembled.member.advance_first_election();
+    }
     let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
     if !assembled.new && is_discovered {
         warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
@@ -125,6 +133,35 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         cluster_id: assembled.ids.cluster_id,
         notes: assembled.notes,
     })
+}
+
+/// Where etcd left its data, starting empty beside it would look like a loss of all keys, and a member that forgot its
+/// votes is a danger to the rest of its cluster.
+fn refuse_etcds_data(config: &Config, page_file: &Path) -> Result<(), Failure> {
+    if page_file.exists() {
+        return Ok(());
+    }
+    let backend = config.member_dir().join("snap").join("db");
+    let logs = std::fs::read_dir(config.wal_path()).into_iter().flatten();
+    let mut logs = logs.flatten().map(|entry| entry.path());
+    // etcd's segments are named by two numbers, ringd's by one.
+    let is_etcds = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.ends_with(".wal") && name.contains('-'))
+    };
+    let found = match backend.exists() {
+        true => Some(backend),
+        false => logs.find(is_etcds),
+    };
+    match found {
+        None => Ok(()),
+        Some(found) => Err(format!(
+            "{} is etcd's data, which this version of ringd cannot read: name an empty directory with --data-dir, and copy \
+             the keys from a running etcd (`etcdctl make-mirror`)",
+            found.display()
+        )
+        .into()),
+    }
 }
 
 /// Who starts, and whether it is new.
@@ -232,6 +269,7 @@ fn store_options(
         seed,
     };
     let mut options = store::Options::new(lease, watch);
+    options.learners_max = config.max_learners;
     options.quota_bytes = match config.quota() {
         Quota::Bytes(bytes) => Some(bytes),
         Quota::Unlimited => None,

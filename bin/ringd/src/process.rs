@@ -62,6 +62,14 @@ impl fmt::Display for PreflightError {
 
 impl std::error::Error for PreflightError {}
 
+/// Has the disk drivers make the faults that a test asked for; a release build refuses.
+pub fn arm_disk_faults() -> Result<(), String> {
+    match std::env::var_os(engine::faults::VARIABLE) {
+        Some(control) => engine::faults::arm(Path::new(&control)),
+        None => Ok(()),
+    }
+}
+
 /// Checks the limits and io_uring. Must pass before the first executor is made, which would panic instead.
 pub fn preflight() -> Result<(), PreflightError> {
     let (locked, _) = limits(libc::RLIMIT_MEMLOCK);

@@ -15,7 +15,7 @@ use crate::{
     warn,
 };
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use net::driver::Listener;
+use net::{connection::Keepalive, driver::Listener};
 use std::{
     error::Error,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
@@ -78,6 +78,7 @@ pub fn run() -> i32 {
 fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let config = &loaded.config;
     process::preflight()?;
+    process::arm_disk_faults()?;
     let directory = process::open_data_directory(config)?;
     for note in &directory.notes {
         log.record(note);
@@ -169,7 +170,19 @@ fn announce_ready(config: &Config, log: &Log) {
 }
 
 fn front_config(config: &Config) -> net::grpc::Config {
+    // Either at 0 switches the server's own pings off.
+    let pings = config.grpc_keepalive_interval_ns > 0 && config.grpc_keepalive_timeout_ns > 0;
+    let keepalive = Keepalive {
+        ping_interval_min_ns: config.grpc_keepalive_min_time_ns,
+        interval_ns: match pings {
+            true => config.grpc_keepalive_interval_ns,
+            false => u64::MAX,
+        },
+        timeout_ns: config.grpc_keepalive_timeout_ns,
+        ..Keepalive::default()
+    };
     net::grpc::Config {
+        keepalive,
         request_bytes_max: config.max_request_bytes as usize + RECEIVE_OVERHEAD_BYTES,
         concurrent_streams_max: config.max_concurrent_streams,
         ..Default::default()

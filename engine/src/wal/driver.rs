@@ -19,6 +19,7 @@ use super::dir::{LogDir, SegmentFile};
 use super::segment::{FileOp, FileOpKind, Urgency};
 use super::writer::Write;
 use super::SegmentId;
+use crate::faults::{self, Point};
 
 /// Written at once while a segment is filled with zeros, in bytes: large enough for the disk, small enough for the log's
 /// own writes to pass in between.
@@ -258,13 +259,16 @@ impl LogFiles {
 
     /// Carries out a write of the log in the calling thread; returns once it is durable.
     pub fn write_inline(&self, write: &Write) -> io::Result<()> {
+        faults::meet(Point::LogWrite)?;
         self.file(write.segment)?
-            .write_durable(write.buf.as_slice(), write.offset)
+            .write_durable(write.buf.as_slice(), write.offset)?;
+        faults::meet(Point::LogFlush)
     }
 
     /// Carries out a file operation; for a thread that may block. If it fails, a temporary file may be left, which the
     /// next [`LogFiles::open`] removes; one that found the file system full removes it itself.
     pub fn run(&self, op: &FileOp) -> io::Result<()> {
+        faults::meet(Point::LogFile)?;
         match &op.kind {
             FileOpKind::Prepare {
                 segment,
@@ -388,6 +392,7 @@ impl LogDir for LogFiles {
     }
 
     fn read_at(&self, segment: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        faults::meet(Point::LogRead)?;
         let file = self.file(segment)?;
         let aligned = buf.as_ptr() as usize % BLOCK_BYTES == 0 && buf.len() % BLOCK_BYTES == 0;
         if aligned || !file.mode.direct {

@@ -113,6 +113,8 @@ pub struct Config {
     /// A member that has data becomes the only one of its cluster.
     pub force_new_cluster: bool,
     pub strict_reconfig_check: bool,
+    /// Alike on all members: it decides when an entry is applied.
+    pub max_learners: usize,
     pub pre_vote: bool,
     /// As given: 0 is the default, negative is unlimited.
     pub quota_backend_bytes: i64,

@@ -9,12 +9,10 @@ use engine::{
 use proto::raftpb::Entry;
 use std::io;
 
-/// Changed pages in memory, of the generation being written back and the next one together.
-const DIRTY_BYTES_MAX: u64 = 256 << 20;
-
-/// Beyond the same by this much nothing is applied: a leader has refused proposals before, but a follower takes what comes,
-/// and where a checkpoint hangs its memory would fill.
-const DIRTY_BYTES_RESERVE: u64 = 128 << 20;
+/// Changed pages in memory, of the generation being written back and the next one together: so many times what begins a
+/// checkpoint, and at least so many bytes.
+const DIRTY_TIMES_MAX: u64 = 4;
+const DIRTY_BYTES_MAX_MIN: u64 = 8 << 20;
 
 /// Applied entries that the log keeps for other members, unless they fill more than [`RETAINED_SEGMENTS_MAX`] segments.
 const RETAINED_ENTRIES: u64 = 5_000;
@@ -117,12 +115,19 @@ impl Member {
 
     /// Changed pages are held in memory until they are written back; at this much, proposals wait.
     pub(super) fn is_full(&self) -> bool {
-        self.changed_bytes() >= DIRTY_BYTES_MAX
+        self.changed_bytes() >= self.changed_bytes_max()
     }
 
-    /// Whether applying has to wait for a checkpoint.
+    /// Whether applying has to wait for a checkpoint, from half as much more on: a leader has refused proposals before, but
+    /// a follower takes what comes, and where a checkpoint hangs its memory would fill.
     pub(super) fn is_overfull(&self) -> bool {
-        self.changed_bytes() >= DIRTY_BYTES_MAX + DIRTY_BYTES_RESERVE
+        let most = self.changed_bytes_max();
+        self.changed_bytes() >= most + most / 2
+    }
+
+    fn changed_bytes_max(&self) -> u64 {
+        let begins_at = self.checkpoints.thresholds.dirty_bytes;
+        (begins_at * DIRTY_TIMES_MAX).max(DIRTY_BYTES_MAX_MIN)
     }
 
     fn changed_bytes(&self) -> u64 {

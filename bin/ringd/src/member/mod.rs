@@ -297,6 +297,8 @@ pub struct Member {
     /// A newer commit index that waits for company.
     lazy_hard_state: Option<raftpb::HardState>,
     apply_queue: VecDeque<raftpb::Entry>,
+    /// A configuration change that Raft has applied and the store may not, by its index.
+    half_applied: Option<(u64, raftpb::ConfState)>,
     proposals: Proposals,
     /// Proposals that another member took into its log.
     passed: propose::Passed,
@@ -352,6 +354,7 @@ impl Member {
             persisting: VecDeque::new(),
             lazy_hard_state: None,
             apply_queue: VecDeque::new(),
+            half_applied: None,
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
