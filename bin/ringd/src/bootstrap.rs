@@ -34,13 +34,19 @@ use engine::{
     watch,
 };
 use resolve::{Comparison, Resolver, SystemResolver};
-use std::{error::Error, sync::Arc};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Name of the page file in the member's directory.
 const PAGE_FILE: &str = "store.pages";
 /// The server version that clients see: the etcd release whose behaviour this is.
 pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
+/// Kept allocated behind the page file's content: what deletions and compactions are written with on a full disk.
+const PAGE_FILE_RESERVE_BYTES: u64 = 16 << 20;
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
 /// Log entries on their way to one member: what a stalled disk makes it hold is less than it may hold.
@@ -85,8 +91,9 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         name_servers: NameServers::of_system(),
         log,
     };
-    let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let path = config.member_dir().join(PAGE_FILE);
+    refuse_etcds_data(config, &path)?;
+    let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let file =
         RealFile::open_or_create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let ticks = (
@@ -102,7 +109,7 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     };
     let file = Arc::new(file);
     let originate = || originate(config, &surroundings);
-    let assembled = match config.force_new_cluster {
+    let mut assembled = match config.force_new_cluster {
         false => assemble::open(plan, file, &*files, originate)?,
         true => {
             let urls = config.initial_advertise_peer_urls.iter();
@@ -111,11 +118,17 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         }
     };
     announce(config, &assembled, log);
+    if config.initial_election_tick_advance {
+        assembled.member.advance_first_election();
+    }
     let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
     if !assembled.new && is_discovered {
         warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
             "wal-dir" => config.wal_path().display().to_string());
     }
+    assembled
+        .member
+        .set_scrub_interval(config.scrub_interval_ns);
     Ok(Start {
         peers: peers_config(config, assembled.ids),
         member: assembled.member,
@@ -125,6 +138,35 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         cluster_id: assembled.ids.cluster_id,
         notes: assembled.notes,
     })
+}
+
+/// Where etcd left its data, starting empty beside it would look like a loss of all keys, and a member that forgot its
+/// votes is a danger to the rest of its cluster.
+fn refuse_etcds_data(config: &Config, page_file: &Path) -> Result<(), Failure> {
+    if page_file.exists() {
+        return Ok(());
+    }
+    let backend = config.member_dir().join("snap").join("db");
+    let logs = std::fs::read_dir(config.wal_path()).into_iter().flatten();
+    let mut logs = logs.flatten().map(|entry| entry.path());
+    // etcd's segments are named by two numbers, ringd's by one.
+    let is_etcds = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.ends_with(".wal") && name.contains('-'))
+    };
+    let found = match backend.exists() {
+        true => Some(backend),
+        false => logs.find(is_etcds),
+    };
+    match found {
+        None => Ok(()),
+        Some(found) => Err(format!(
+            "{} is etcd's data, which this version of ringd cannot read: name an empty directory with --data-dir, and copy \
+             the keys from a running etcd (`etcdctl make-mirror`)",
+            found.display()
+        )
+        .into()),
+    }
 }
 
 /// Who starts, and whether it is new.
@@ -193,6 +235,7 @@ fn page_options() -> PageOptions {
     PageOptions {
         create: true,
         resident_bytes_max: limit / 100 * RESIDENT_PERCENT,
+        reserve_bytes: PAGE_FILE_RESERVE_BYTES,
         ..PageOptions::default()
     }
 }
@@ -232,6 +275,7 @@ fn store_options(
         seed,
     };
     let mut options = store::Options::new(lease, watch);
+    options.learners_max = config.max_learners;
     options.quota_bytes = match config.quota() {
         Quota::Bytes(bytes) => Some(bytes),
         Quota::Unlimited => None,

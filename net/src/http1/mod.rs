@@ -37,3 +37,6 @@ pub const BODY_STALL_NS: u64 = 30 * SECOND_NS;
 pub const IDLE_NS: u64 = 5 * 60 * SECOND_NS;
 /// A peer that takes nothing of an answer for this long.
 pub const WRITE_STALL_NS: u64 = 30 * SECOND_NS;
+
+#[cfg(test)]
+mod tests;

@@ -21,3 +21,6 @@ pub const FRAME_BYTES_MAX: usize = 64 << 20;
 pub fn checksum(body: &[u8]) -> String {
     format!("{:08x}", crc32fast::hash(body))
 }
+
+#[cfg(test)]
+mod tests;

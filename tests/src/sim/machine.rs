@@ -165,6 +165,10 @@ impl World {
                 self.history
                     .state_at(applied, store.revision(), store.compacted())
             })
+            .and_then(|()| match applied > node.applied_seen {
+                true => self.history.same_state(applied, store),
+                false => Ok(()),
+            })
             .and_then(|()| {
                 let copies = |index, voters: &[u64]| {
                     let hold = |n: &&Node| voters.contains(&n.id) && n.holds(index);

@@ -17,6 +17,7 @@ use super::chance::Chance;
 use super::checkers::consensus::Consensus;
 use super::checkers::history::History;
 use super::checkers::leases::Leases;
+use super::checkers::search::Search;
 use super::clients::{ClientEvent, Clients};
 use super::coverage::Coverage;
 use super::faults::Fault;
@@ -24,7 +25,7 @@ use super::finish::Inspection;
 use super::network::{Links, Network};
 use super::node::{name, Node};
 use super::snapshots::{SnapshotEvent, Transfers};
-use super::swarm::{Swarm, MILLISECOND_NS};
+use super::swarm::{Operation, Swarm, MILLISECOND_NS};
 use super::trace::Trace;
 
 pub enum Event {
@@ -176,6 +177,8 @@ pub struct World {
     pub history: History,
     pub consensus: Consensus,
     pub leases: Leases,
+    /// In seeds without transactions.
+    pub search: Option<Search>,
     pub coverage: Coverage,
     pub trace: Trace,
     /// Asks that came in at a peer port: (member that asked, its life, its number), by this world's number.
@@ -210,6 +213,7 @@ impl World {
             history: History::default(),
             consensus: Consensus::default(),
             leases: Leases::default(),
+            search: (!plan.clients.has(Operation::Txn)).then(Search::default),
             coverage: Coverage::default(),
             trace,
             peer_calls: Default::default(),

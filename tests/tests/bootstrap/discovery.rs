@@ -52,6 +52,10 @@ async fn members_find_one_another() {
     let registered = values(&service, &format!("{REGISTRY}/three/members/")).await;
     assert_eq!(registered, expected);
 
+    for member in &mut members {
+        member.ready().await.expect("a quorum");
+    }
+
     // There is no room for a fourth one.
     let fourth = Server::spawn(setup("n4", "three", &service.client_url()));
     let error = refusal(fourth).await;

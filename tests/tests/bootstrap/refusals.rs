@@ -1,7 +1,7 @@
 //! Starts that come to nothing, and what can be done after them.
 
 use super::{lines, refusal};
-use ringd_tests::server::{Server, Setup};
+use ringd_tests::server::{temporary_dir, Server, Setup};
 
 #[tokio::test]
 async fn a_join_that_failed_leaves_nothing_in_the_way() {
@@ -37,4 +37,18 @@ async fn mismatches_are_refused_before_anything_is_written() {
     );
     let segments = std::fs::read_dir(wal).map_or(0, |files| files.count());
     assert_eq!(segments, 0);
+}
+
+#[tokio::test]
+async fn nothing_starts_empty_beside_etcds_data() {
+    for file in ["snap/db", "wal/0000000000000000-0000000000000000.wal"] {
+        let dir = temporary_dir();
+        let path = dir.path().join("m0.etcd/member").join(file);
+        std::fs::create_dir_all(path.parent().expect("a directory")).expect("directories");
+        std::fs::write(&path, "etcd's").expect("a file");
+        let error = refusal(Server::spawn(Setup::default().dir(dir.path()))).await;
+        let start = format!("{} is etcd's data", path.display());
+        assert!(error.starts_with(&start), "{error}");
+        assert!(!dir.path().join("m0.etcd/member/store.pages").exists());
+    }
 }

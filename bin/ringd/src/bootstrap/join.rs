@@ -48,7 +48,16 @@ pub fn refuse_bootstrapped(founding: &Founding) -> Result<(), Failure> {
         .filter(|m| m.id != founding.local_id);
     let mut urls: Vec<Url> = others.flat_map(|m| m.peer_urls.clone()).collect();
     urls.sort();
-    let Ok(cluster) = first_answer(&urls, PROBE_PATIENCE) else {
+    // All at once: members that are started together do not answer yet, and each would be waited for.
+    let answers = std::thread::scope(|scope| {
+        let probes: Vec<_> = urls
+            .iter()
+            .map(|url| scope.spawn(|| cluster_at(url, PROBE_PATIENCE)))
+            .collect();
+        let answers = probes.into_iter().map(|probe| probe.join().ok().flatten());
+        answers.collect::<Vec<Option<Cluster>>>()
+    });
+    let Some(cluster) = answers.into_iter().flatten().next() else {
         return Ok(());
     };
     let local = cluster.members.iter().find(|m| m.id == founding.local_id);

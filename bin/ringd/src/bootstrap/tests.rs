@@ -1,6 +1,8 @@
 //! Where a new member comes from, asked of members that answer from a script.
 
+mod advance;
 mod alone;
+mod machine;
 mod srv;
 
 use super::{assemble::Origin, dns::NameServers, originate, resolve::Resolver, Surroundings};

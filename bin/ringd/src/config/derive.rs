@@ -64,11 +64,8 @@ pub(super) fn derive(settings: &Settings, host: &dyn Host) -> Derived {
     }
     let name = settings.text("name");
     let initial_cluster = match settings.text("initial-cluster") {
-        text if settings.is_set("initial-cluster")
-            && !(text.is_empty() && settings.mode == Mode::File) =>
-        {
-            text
-        }
+        // An empty list is a list, and bootstrap misses this member in it.
+        text if settings.is_set("initial-cluster") => text,
         _ if is_discovered(settings) => String::new(),
         // A member without a name is in no cluster; bootstrap says so.
         _ if name.is_empty() => String::new(),
@@ -121,6 +118,7 @@ pub(super) fn config(
         discovery: discovery(settings),
         force_new_cluster: settings.bool("force-new-cluster"),
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
+        max_learners: usize::try_from(settings.int("max-learners")).unwrap_or(0),
         pre_vote: settings.bool("pre-vote"),
         quota_backend_bytes: settings.int("quota-backend-bytes"),
         max_txn_ops: settings.uint("max-txn-ops"),
@@ -153,6 +151,8 @@ pub(super) fn config(
         auth_token_ttl_s: settings.uint("auth-token-ttl"),
         bcrypt_cost: settings.uint("bcrypt-cost"),
         log,
+        scrub_interval_ns: ns("scrub-interval"),
+        requests_held_bytes: settings.uint("requests-held-bytes"),
         wal_io: match settings.text("wal-io").as_str() {
             "thread" => WalIo::Thread,
             "inline" => WalIo::Inline,

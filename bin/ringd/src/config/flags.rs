@@ -300,7 +300,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("enable-v2", Bool, "false", Clustering, Ignored, "The v2 API; not offered.").until("3.6"),
     flag("experimental-enable-v2v3", Text, "", Clustering, Ignored, "The v2 API over v3 storage; not offered.").until("3.6"),
     flag("v2-deprecation", QuotedChoice(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "not-yet", Clustering, Ignored, "Phase of the v2 store's removal; ringd has none."),
-    flag("max-learners", Int, "1", Clustering, Ignored, "Learners that the cluster may have.").since("3.6"),
+    flag("max-learners", Int, "1", Clustering, Acts, "Learners that the cluster may have.").since("3.6"),
 
     flag("cert-file", Text, "", Security, RefusedSecurity, "Certificate for client listeners."),
     flag("key-file", Text, "", Security, RefusedSecurity, "Key for client listeners."),
@@ -373,10 +373,10 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("compact-hash-check-time", Duration, "1m", Experimental, Ignored, "Interval of the comparison of compaction hashes.").since("3.6"),
     flag("experimental-enable-lease-checkpoint", Bool, "false", Experimental, Ignored, "Replicate remaining lease times.").until("3.7"),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Experimental, Ignored, "Store remaining lease times.").since("3.5.2").until("3.7"),
-    flag("experimental-compaction-batch-limit", Int, "1000", Experimental, Acts, "Revisions that a compaction removes in one go.").until("3.7"),
-    flag("compaction-batch-limit", Int, "1000", Experimental, Acts, "Revisions that a compaction removes in one go.").since("3.6"),
-    flag("experimental-compaction-sleep-interval", Duration, "10ms", Experimental, Acts, "Pause of a compaction between batches.").since("3.5.16").until("3.7"),
-    flag("compaction-sleep-interval", Duration, "10ms", Experimental, Acts, "Pause of a compaction between batches.").since("3.6"),
+    flag("experimental-compaction-batch-limit", Int, "1000", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").until("3.7"),
+    flag("compaction-batch-limit", Int, "1000", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").since("3.6"),
+    flag("experimental-compaction-sleep-interval", Duration, "10ms", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").since("3.5.16").until("3.7"),
+    flag("compaction-sleep-interval", Duration, "10ms", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").since("3.6"),
     flag("experimental-watch-progress-notify-interval", Duration, "10m", Experimental, Acts, "Interval of progress notifications to watchers that ask for them.").until("3.7"),
     flag("watch-progress-notify-interval", Duration, "10m", Experimental, Acts, "Interval of progress notifications to watchers that ask for them.").since("3.6"),
     flag("experimental-warning-apply-duration", Duration, "100ms", Experimental, Ignored, "Requests that take longer are logged.").until("3.7"),
@@ -399,6 +399,8 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("unsafe-no-fsync", Bool, "false", Unsafe, Ignored, "Write without flushing. ringd always flushes."),
 
     flag("wal-io", Choice(&["auto", "thread", "inline", "ring"]), "auto", Ringd, Acts, "How log writes reach the device; `auto` measures at first start."),
+    flag("scrub-interval", Duration, "24h0m0s", Ringd, Acts, "How often all pages and log segments are read from the device and checked; 0s for never."),
+    flag("requests-held-bytes", Uint, "0", Ringd, Acts, "What requests may hold together until they are answered; 0 for an eighth of the memory limit, 256 MiB at most."),
     flag("cores", Choice(&["fused", "split"]), "fused", Ringd, Acts, "Placement of the roles: one core for all, or a core for each."),
 ];
 

@@ -113,6 +113,8 @@ pub struct Config {
     /// A member that has data becomes the only one of its cluster.
     pub force_new_cluster: bool,
     pub strict_reconfig_check: bool,
+    /// Alike on all members: it decides when an entry is applied.
+    pub max_learners: usize,
     pub pre_vote: bool,
     /// As given: 0 is the default, negative is unlimited.
     pub quota_backend_bytes: i64,
@@ -139,6 +141,10 @@ pub struct Config {
     pub bcrypt_cost: u64,
     pub log: logging::Config,
     pub wal_io: WalIo,
+    /// 0 for never.
+    pub scrub_interval_ns: u64,
+    /// 0 for a share of the memory limit.
+    pub requests_held_bytes: u64,
 }
 
 impl Config {

@@ -952,3 +952,21 @@ fn discovery_is_read_from_flags_and_from_a_file() {
     );
     assert!(yaml_refused("discovery-config: {client: 5}").contains("discovery-config.client"));
 }
+
+#[test]
+fn the_example_file_is_read_whole() {
+    let text = include_str!("../../../../deploy/etcd.conf.yaml");
+    let loaded = yaml(text).unwrap();
+    assert_eq!(messages(&loaded), ["loaded server configuration, other configuration command line flags and environment variables will be ignored if provided path=c.yaml"]);
+    let cluster = crate::identity::InitialCluster::parse(&loaded.config.initial_cluster).unwrap();
+    assert_eq!(cluster.members().count(), 3);
+    assert_eq!(
+        cluster.urls_of("node1"),
+        Some(&loaded.config.initial_advertise_peer_urls[..])
+    );
+    // What is recorded of etcd: an empty list in a file is not the same as none.
+    let empty = yaml("name: n1\ninitial-cluster: \"\"").unwrap().config;
+    assert_eq!(empty.initial_cluster, "");
+    let none = yaml("name: n1\ninitial-cluster:").unwrap().config;
+    assert_eq!(none.initial_cluster, "n1=http://localhost:2380");
+}

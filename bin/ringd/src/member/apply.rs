@@ -39,6 +39,7 @@ impl Member {
                 if self.fetch(&miss) {
                     self.fetch_queued();
                 }
+                self.apply_awaits = miss.pages;
                 self.apply_queue.push_front(entry);
                 break;
             }
@@ -167,11 +168,16 @@ impl Member {
         if accepted.is_err() {
             raft_change.node_id = Some(0);
         }
-        match self
-            .node
-            .apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2())
-        {
+        let state = match self.half_applied.take() {
+            Some((of, state)) if of == index => Ok(state),
+            _ => self
+                .node
+                .apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2()),
+        };
+        match state {
             Ok(state) => {
+                // Raft takes a change once, however often the store has to wait for pages.
+                self.half_applied = Some((index, state.clone()));
                 self.store
                     .apply_conf_change(index, term, accepted.as_ref().ok(), state)?;
                 self.changed(&change, accepted.map(|_| ()));

@@ -5,6 +5,7 @@
 //! connection that closed and could not be opened again because nobody listens is proof of a dead process.
 
 use super::{read::encode, Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::{peers::PeerAddress, request::CallId};
 use engine::error::RequestError;
 use proto::{etcdserverpb as pb, raftpb};
@@ -13,6 +14,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// A member counts as healthy after being connected for this long.
 const HEALTHY_AFTER_NS: u64 = 5_000_000_000;
+/// How long after its start a member may have its first election advanced.
+const ADVANCE_WITHIN_NS: u64 = 5_000_000_000;
+/// Ticks that stay of an election timeout then, for a leader to be heard of.
+const ADVANCE_LEAVES_TICKS: u32 = 2;
 /// Callers of MoveLeader at once.
 const TRANSFERS_MAX: usize = 16;
 
@@ -25,6 +30,8 @@ pub(super) struct Cluster {
     leader_since_ns: u64,
     /// Callers of MoveLeader, with the leader that they wait for.
     transfers: VecDeque<(CallId, u64)>,
+    /// The first election is to come sooner once enough members are connected.
+    advances: bool,
     /// When the fast failover goes on.
     failover_due_ns: Option<u64>,
     /// A stop waits for another leader until then.
@@ -105,8 +112,28 @@ impl Member {
     pub(super) fn connected(&mut self, peer: u64, connected: bool, now_ns: u64) {
         if connected {
             self.cluster.connected.entry(peer).or_insert(now_ns);
+            self.advance_election(now_ns);
         } else {
             self.cluster.connected.remove(&peer);
+        }
+    }
+
+    /// Lets the first election come sooner, once more than one other member is connected: then a leader that there is
+    /// would be heard of.
+    pub fn advance_first_election(&mut self) {
+        self.cluster.advances = true;
+    }
+
+    fn advance_election(&mut self, now_ns: u64) {
+        if !self.cluster.advances || self.cluster.connected.len() < 2 {
+            return;
+        }
+        self.cluster.advances = false;
+        if now_ns > ADVANCE_WITHIN_NS || self.has_leader() || self.node.role() != Role::Follower {
+            return;
+        }
+        for _ in ADVANCE_LEAVES_TICKS..self.config.election_ticks {
+            self.node.tick();
         }
     }
 
@@ -164,7 +191,7 @@ impl Member {
 
     /// Leader or role changed.
     pub(super) fn leadership(&mut self, state: &SoftState, now_ns: u64) {
-        if state.role != Role::Leader {
+        if state.role != Role::Leader && !planted(Fault::ExpireAsFollower) {
             self.store.lessor_mut().demote();
             self.lease_answers();
         }

@@ -10,6 +10,7 @@
 use super::{
     connection::{End, Lost},
     outbound::{Heard, Outbound, Work},
+    peer::Peer,
     Action, Transport,
 };
 use crate::member::Input;
@@ -26,6 +27,15 @@ const PAUSE_NS_MAX: u64 = 100_000_000;
 const EVIDENCE_NS_MAX: u64 = 1_000_000_000;
 /// The oldest etcd whose streams are understood.
 const STREAM_VERSION_MIN: Version = Version::new(3, 0);
+
+/// A stream that is over.
+struct EndedStream {
+    kind: Kind,
+    url: usize,
+    /// How long it was open, if it was at all.
+    lasted_ns: Option<u64>,
+    lost: Lost,
+}
 
 impl Transport {
     /// Opens the streams whose time has come.
@@ -55,13 +65,10 @@ impl Transport {
             decoder: None,
         };
         let deadline_ns = now_ns + self.config.dial_timeout_ns();
-        let mut outbound = Outbound::new(id, work, deadline_ns);
-        let Some(peer) = self.peers.get(&id) else {
+        let Some((url, address)) = self.peers.get(&id).and_then(Peer::address) else {
             return;
         };
-        let Some(address) = peer.address() else {
-            return;
-        };
+        let mut outbound = Outbound::new(id, url, work, deadline_ns);
         let fields = self.config.local.request(Some(id));
         let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
         outbound
@@ -91,7 +98,13 @@ impl Transport {
             Work::Stream { kind, decoder } => {
                 let lasted_ns = outbound.opened_ns.map(|opened_ns| now_ns - opened_ns);
                 let lasted_ns = lasted_ns.filter(|_| decoder.is_some());
-                self.stream_lost(to, kind, lasted_ns, lost, now_ns);
+                let ended = EndedStream {
+                    kind,
+                    url: outbound.url,
+                    lasted_ns,
+                    lost,
+                };
+                self.stream_lost(to, &ended, now_ns);
             }
             Work::Exchange {
                 exchange,
@@ -100,7 +113,7 @@ impl Transport {
                 ..
             } => {
                 let stale = reused && !heard && lost == Lost::Closed;
-                self.exchange_failed(to, exchange, stale, lost, now_ns);
+                self.exchange_failed(to, outbound.url, exchange, stale, lost, now_ns);
             }
             Work::Idle => {
                 if let Some(peer) = self.peers.get_mut(&to) {
@@ -110,15 +123,13 @@ impl Transport {
         }
     }
 
-    /// A stream ended that had been open for so long, if it was open at all.
-    fn stream_lost(
-        &mut self,
-        id: u64,
-        kind: Kind,
-        lasted_ns: Option<u64>,
-        lost: Lost,
-        now_ns: u64,
-    ) {
+    fn stream_lost(&mut self, id: u64, ended: &EndedStream, now_ns: u64) {
+        let EndedStream {
+            kind,
+            url,
+            lasted_ns,
+            lost,
+        } = *ended;
         self.streams_changed(id, |peer| {
             let reader = peer.reader(kind);
             reader.connection = None;
@@ -135,12 +146,12 @@ impl Transport {
                 peer.lost_ns = Some(now_ns);
             }
             // A dying process may still take connections, and resets them.
-            Lost::Closed => peer.next_url(),
+            Lost::Closed => peer.url_failed(url),
             Lost::Refused => {
-                peer.next_url();
+                peer.url_failed(url);
                 let fresh = |lost_ns| now_ns.saturating_sub(lost_ns) <= EVIDENCE_NS_MAX;
                 if peer.lost_ns.is_some_and(fresh) {
-                    if peer.url_refused() {
+                    if peer.url_refused(url) {
                         peer.forget_loss();
                         self.inputs.push(Input::Refused { peer: id });
                     } else {
@@ -149,7 +160,7 @@ impl Transport {
                 }
             }
             Lost::Failed | Lost::TimedOut | Lost::Broken => {
-                peer.next_url();
+                peer.url_failed(url);
                 peer.forget_loss();
             }
             Lost::Dropped => return,

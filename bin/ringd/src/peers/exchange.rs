@@ -258,7 +258,8 @@ impl Transport {
             true => None,
             false => peer.idle.pop(),
         };
-        let address = peer.address().unwrap_or_default().to_owned();
+        let (url, address) = peer.address().unwrap_or_default();
+        let address = address.to_owned();
         let mut fields = self.config.local.request(None);
         fields.extend(exchange.fields());
         let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
@@ -277,7 +278,7 @@ impl Transport {
             outbound.begin(exchange, deadline_ns);
             return self.touch(connection);
         }
-        let mut outbound = Outbound::new(id, Work::Idle, 0);
+        let mut outbound = Outbound::new(id, url, Work::Idle, 0);
         let client = &mut outbound.client;
         client.request(method, &path, &address, &fields, exchange.body());
         outbound.begin(exchange, deadline_ns);
@@ -291,6 +292,7 @@ impl Transport {
     pub(super) fn exchange_failed(
         &mut self,
         id: u64,
+        url: usize,
         exchange: Exchange,
         stale: bool,
         lost: Lost,
@@ -303,7 +305,7 @@ impl Transport {
             return;
         };
         peer.queues.busy[exchange.class()] -= 1;
-        peer.next_url();
+        peer.url_failed(url);
         match exchange {
             Exchange::Post { .. } => {
                 peer.queues.posts.clear();

@@ -89,7 +89,10 @@ impl Inbound {
     }
 
     pub fn receive(&mut self, bytes: &[u8], now_ns: u64) {
-        self.server.receive(bytes, now_ns);
+        // Who receives by a stream has nothing to say there.
+        if !matches!(self.state, State::Stream(_)) {
+            self.server.receive(bytes, now_ns);
+        }
     }
 
     fn next(&mut self) -> Option<Event> {

@@ -383,3 +383,6 @@ impl Transport {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

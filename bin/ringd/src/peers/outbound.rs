@@ -17,6 +17,8 @@ const IDLE_NS_MAX: u64 = 90_000_000_000;
 
 pub struct Outbound {
     pub peer: u64,
+    /// The number of the URL that it goes to.
+    pub url: usize,
     pub client: Client,
     pub work: Work,
     /// When it was opened; `None` while it is being opened.
@@ -59,9 +61,10 @@ pub enum Heard {
 }
 
 impl Outbound {
-    pub fn new(peer: u64, work: Work, deadline_ns: u64) -> Outbound {
+    pub fn new(peer: u64, url: usize, work: Work, deadline_ns: u64) -> Outbound {
         Outbound {
             peer,
+            url,
             client: Client::default(),
             work,
             opened_ns: None,

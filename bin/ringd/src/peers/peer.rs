@@ -4,6 +4,9 @@ use super::{exchange::Queues, snapshot::Sending, types::PeerAsk};
 use crate::config::{url::Scheme, Url};
 use net::peer::Kind;
 
+/// URLs of a member that are tried.
+const URLS_MAX: usize = 16;
+
 /// Whether the other side understands what only ringd knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Software {
@@ -32,8 +35,8 @@ pub struct Peer {
     urls: Vec<Url>,
     /// The URL that is tried next.
     url_at: usize,
-    /// URLs that refused a connection since one was lost.
-    refused: usize,
+    /// A bit for each URL that refused a connection since a stream was lost.
+    refused: u32,
     /// When a stream from this member was lost, until it is known why.
     pub lost_ns: Option<u64>,
     pub software: Software,
@@ -69,7 +72,8 @@ impl Peer {
     /// Takes over the URLs that can be dialled. False if there is none.
     pub fn set_urls(&mut self, urls: &[String]) -> bool {
         let parsed = urls.iter().filter_map(|url| Url::parse(url).ok());
-        let urls: Vec<Url> = parsed.filter(|url| url.scheme() == Scheme::Http).collect();
+        let plain = parsed.filter(|url| url.scheme() == Scheme::Http);
+        let urls: Vec<Url> = plain.take(URLS_MAX).collect();
         if urls != self.urls {
             self.urls = urls;
             self.url_at = 0;
@@ -82,21 +86,23 @@ impl Peer {
         self.urls.len()
     }
 
-    /// `host:port` of the URL whose turn it is.
-    pub fn address(&self) -> Option<&str> {
-        let at = self.url_at.checked_rem(self.urls.len())?;
-        self.urls.get(at).map(Url::address)
+    /// The URL whose turn it is, by its number and as `host:port`.
+    pub fn address(&self) -> Option<(usize, &str)> {
+        let url = self.urls.get(self.url_at)?;
+        Some((self.url_at, url.address()))
     }
 
-    /// The URL in turn did not work.
-    pub fn next_url(&mut self) {
-        self.url_at = self.url_at.wrapping_add(1);
+    /// This URL did not work: another one's turn.
+    pub fn url_failed(&mut self, at: usize) {
+        if at == self.url_at {
+            self.url_at = (at + 1).checked_rem(self.urls.len()).unwrap_or(0);
+        }
     }
 
-    /// The URL in turn refused a connection. True if by now all of them have, since a stream was lost.
-    pub fn url_refused(&mut self) -> bool {
-        self.refused += 1;
-        self.refused >= self.urls.len()
+    /// This URL refused a connection. True if by now all of them have, since a stream was lost.
+    pub fn url_refused(&mut self, at: usize) -> bool {
+        self.refused |= 1 << at.min(URLS_MAX);
+        self.refused.count_ones() as usize >= self.urls.len()
     }
 
     /// What is known of a lost stream has no meaning any more.
