@@ -154,15 +154,16 @@ impl Member {
             .position(|round| round.context == context)
         {
             if let Some(round) = self.reads.rounds.remove(at) {
-                let same_leader = round.leader == self.node.leader();
+                // Without a leader they wait for one, as they would if they came now.
+                let another = self.has_leader() && round.leader != self.node.leader();
                 for read in round.reads {
                     if let Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) = read.request {
                         self.route_lease_call(read);
-                    } else if same_leader {
-                        self.reads.unread.push(read);
-                    } else {
+                    } else if another {
                         let status = RequestError::LeaderChanged.into();
                         self.refuse(read.call, &read.request, status);
+                    } else {
+                        self.reads.unread.push(read);
                     }
                 }
             }
