@@ -70,6 +70,8 @@ pub struct Channel {
     authority: String,
     begun: Instant,
     events: VecDeque<ClientEvent>,
+    /// The server closed the connection: nothing more will come.
+    closed: bool,
 }
 
 impl Channel {
@@ -98,6 +100,7 @@ impl Channel {
             authority: authority.to_owned(),
             begun: Instant::now(),
             events: VecDeque::new(),
+            closed: false,
         }
     }
 
@@ -173,6 +176,9 @@ impl Channel {
 
     /// Sends what waits, and reads once.
     fn turn(&mut self, patience: Duration) -> Result<(), CallFailed> {
+        if self.closed {
+            return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+        }
         self.socket.set_write_timeout(Some(TURN))?;
         while !self.client.output().is_empty() {
             match self.socket.write(self.client.output().bytes()) {
@@ -188,7 +194,10 @@ impl Channel {
         let read = self.socket.read(&mut buffer);
         let now_ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         match read {
-            Ok(0) => self.client.disconnect(&mut events),
+            Ok(0) => {
+                self.closed = true;
+                self.client.disconnect(&mut events);
+            }
             Ok(count) => self.client.receive(&buffer[..count], now_ns, &mut events),
             Err(error) if is_no_data(&error) => {}
             Err(error) => return Err(error.into()),
