@@ -6,7 +6,7 @@
 
 use super::{alone, Failure};
 use crate::{
-    identity::Founding,
+    identity::{self, Founding},
     member::{self, Member},
 };
 use engine::{
@@ -182,7 +182,11 @@ where
     })
 }
 
-fn refuse_other_cluster(
+/// Pages of one cluster beside the log of another, as far as the members tell.
+///
+/// A member that joined lately may have applied the others' entries without its own. But then the only member that it
+/// knows founded the cluster, or others were removed.
+pub(super) fn refuse_other_cluster(
     store: &Store,
     ids: Identity,
     path: &str,
@@ -192,10 +196,11 @@ fn refuse_other_cluster(
         cluster_id,
         member_id,
     } = ids;
-    let is_known = store.member(member_id).is_some() || store.is_removed_member(member_id);
-    // A member that joined lately may have applied the others' entries without its own.
-    let is_alone = store.members().count() == 1;
-    if is_alone && !is_known {
+    let known: Vec<u64> = store.members().map(|member| member.id).collect();
+    let is_none_of_them = !known.contains(&member_id) && !store.is_removed_member(member_id);
+    let has_history = store.removed_members().next().is_some();
+    let founded_by_it = identity::cluster_id(&known) == cluster_id;
+    if known.len() == 1 && is_none_of_them && !has_history && !founded_by_it {
         return Err(format!(
             "the log in {log_path} belongs to another cluster: its member {member_id:x} of cluster {cluster_id:x} is none of \
              the members in {path}"

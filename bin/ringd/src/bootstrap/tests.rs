@@ -3,6 +3,7 @@
 mod advance;
 mod alone;
 mod machine;
+mod other_cluster;
 mod srv;
 
 use super::{assemble::Origin, dns::NameServers, originate, resolve::Resolver, Surroundings};
