@@ -278,6 +278,19 @@ pub(crate) fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     }
 }
 
+/// Has the kernel begin to write these cached pages to the device, so that a later flush finds little left to do.
+pub(crate) fn begin_writeback(file: &File, offset: u64, len: usize) {
+    // SAFETY: a plain system call on a descriptor that we own. Where it is refused the flush does all of the work.
+    unsafe {
+        libc::sync_file_range(
+            file.as_raw_fd(),
+            offset as libc::off64_t,
+            len as libc::off64_t,
+            libc::SYNC_FILE_RANGE_WRITE,
+        );
+    }
+}
+
 /// Asks the kernel to drop cached pages, where direct reads are not possible.
 pub(crate) fn forget_cached(file: &File, offset: u64, len: usize) {
     // SAFETY: a plain system call on a descriptor that we own; advice only.

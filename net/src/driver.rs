@@ -17,6 +17,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::Poll,
+    time::Duration,
 };
 
 /// A listening socket. Binding fails when the port is taken: unlike glommio's own listener it does not set
@@ -67,6 +68,18 @@ pub struct Socket {
 }
 
 impl Socket {
+    /// Opens a connection. Must be called on an executor.
+    pub async fn connect(address: SocketAddr, timeout: Duration) -> io::Result<Socket> {
+        let stream = TcpStream::connect_timeout(address, timeout)
+            .await
+            .map_err(io::Error::from)?;
+        stream.set_nodelay(true).map_err(io::Error::from)?;
+        Ok(Socket {
+            fd: stream.as_raw_fd(),
+            stream: Rc::new(RefCell::new(stream)),
+        })
+    }
+
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.stream.borrow().peer_addr().ok()
     }

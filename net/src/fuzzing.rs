@@ -6,7 +6,9 @@ use std::sync::{Arc, LazyLock};
 use crate::frame::{self, flag, kind, Header, StreamId};
 use crate::grpc::{Config, Event, Method, MethodKind, Methods, Server};
 use crate::hpack::{Decoder, Encoder, Field, FieldList, Indexing};
+use crate::http1;
 use crate::limits;
+use crate::peer::{decode_piece, Decoder as PeerDecoder, Encoder as PeerEncoder, Frame, Kind};
 
 static LIST: [Method; 3] = [
     Method {
@@ -316,6 +318,131 @@ pub fn grpc_frame(input: &[u8]) {
     }
 }
 
+/// An HTTP/1.1 connection of either side: no panic, the same events and output however the bytes are cut, memory bounded
+/// by the input.
+pub fn http1_connection(cuts: &[u8], bytes: &[u8]) {
+    let pieces = |cut: bool| -> Vec<&[u8]> {
+        let mut pieces = Vec::new();
+        let (mut rest, mut sizes) = (bytes, cuts.iter().cycle());
+        while !rest.is_empty() {
+            let size = match cut {
+                true => sizes.next().map_or(1, |&size| usize::from(size).max(1)),
+                false => rest.len(),
+            };
+            let (piece, tail) = rest.split_at(size.min(rest.len()));
+            pieces.push(piece);
+            rest = tail;
+        }
+        pieces
+    };
+    let whole = http1_server(&pieces(false));
+    assert_eq!(
+        whole,
+        http1_server(&pieces(true)),
+        "a server depends on the cut"
+    );
+    let whole = http1_client(&pieces(false));
+    assert_eq!(
+        whole,
+        http1_client(&pieces(true)),
+        "a client depends on the cut"
+    );
+}
+
+/// Requests and their bodies, and what was answered.
+fn http1_server(pieces: &[&[u8]]) -> (Vec<String>, Vec<u8>, Vec<u8>) {
+    let mut server = http1::Server::new(0);
+    let (mut told, mut data) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        server.receive(piece, 0);
+        while let Some(event) = server.next() {
+            match event {
+                http1::ServerEvent::Head(head) => told.push(format!("{head:?}")),
+                http1::ServerEvent::Data(bytes) => data.extend_from_slice(bytes),
+                http1::ServerEvent::End => {
+                    told.push("end".into());
+                    server.respond(200, &[], b"a", 0);
+                }
+            }
+        }
+    }
+    let output = server.output().bytes().to_vec();
+    // Whether the client may go on is told as soon as its head is there, if nothing came with it.
+    let output = match output.windows(12).any(|part| part == b"HTTP/1.1 100") {
+        true => Vec::new(),
+        false => output,
+    };
+    assert!(data.len() <= pieces.iter().map(|piece| piece.len()).sum());
+    (told, data, output)
+}
+
+fn http1_client(pieces: &[&[u8]]) -> (Vec<String>, Vec<u8>) {
+    let mut client = http1::Client::default();
+    client.request("GET", "/", "h", &[], None);
+    let (mut told, mut data) = (Vec::new(), Vec::new());
+    for piece in pieces {
+        client.receive(piece);
+        loop {
+            match client.next() {
+                Ok(Some(http1::ClientEvent::Head(head))) => told.push(format!("{head:?}")),
+                Ok(Some(http1::ClientEvent::Data(bytes))) => data.extend_from_slice(bytes),
+                Ok(Some(http1::ClientEvent::End)) => told.push("end".into()),
+                Ok(None) => break,
+                Err(_) => {
+                    told.push("error".into());
+                    return (told, data);
+                }
+            }
+        }
+    }
+    (told, data)
+}
+
+/// Target `http1`: three bytes that say how to cut, then the connection's bytes.
+pub fn http1(input: &[u8]) {
+    if let Some((cuts, bytes)) = input.split_first_chunk::<3>() {
+        http1_connection(cuts, bytes);
+    }
+}
+
+/// Target `peer_msg`: a byte that says which stream, then what comes by it. No panic, no memory that the input does not
+/// fill, the same frames however it is cut, and frames that are written come back.
+pub fn peer_msg(input: &[u8]) {
+    let Some((&shape, bytes)) = input.split_first() else {
+        return;
+    };
+    let kind = Kind::ALL[usize::from(shape & 1)];
+    let checksums = shape & 2 != 0;
+    let read = |bytes: &[u8], size: usize| {
+        let mut decoder = PeerDecoder::new(kind, checksums, 1, 2);
+        let mut frames = Vec::new();
+        for piece in bytes.chunks(size) {
+            decoder.receive(piece);
+            loop {
+                match decoder.next() {
+                    Ok(Some(frame)) => frames.push(frame),
+                    Ok(None) => break,
+                    Err(error) => return (frames, Some(error)),
+                }
+            }
+            assert!(decoder.held_bytes() <= bytes.len());
+        }
+        (frames, None)
+    };
+    let whole = read(bytes, bytes.len().max(1));
+    assert_eq!(whole, read(bytes, usize::from(shape >> 2) + 1));
+    let mut encoder = PeerEncoder::new(kind, checksums);
+    let mut again = Vec::new();
+    for frame in &whole.0 {
+        again.extend_from_slice(match frame {
+            Frame::Heartbeat => encoder.heartbeat(),
+            Frame::Message(message) => encoder.message(message),
+        });
+    }
+    assert_eq!(read(&again, again.len().max(1)), (whole.0, None));
+    let _ = decode_piece(&bytes.to_vec().into());
+}
+
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -342,5 +469,7 @@ mod tests {
         replay("hpack_decode", super::hpack_decode);
         replay("hpack_roundtrip", super::hpack_round_trip);
         replay("grpc_frame", super::grpc_frame);
+        replay("http1", super::http1);
+        replay("peer_msg", super::peer_msg);
     }
 }

@@ -11,4 +11,6 @@ pub mod frame;
 pub mod fuzzing;
 pub mod grpc;
 pub mod hpack;
+pub mod http1;
 pub mod limits;
+pub mod peer;

@@ -54,7 +54,8 @@ pub struct Config {
     pub inflight_bytes_max: u64,
     /// Payload of the entries that a leader has accepted and that are not applied; 0 is no limit.
     pub uncommitted_bytes_max: u64,
-    /// Weight of committed entries that are not durable on the leader; at the limit it refuses proposals.
+    /// Weight of entries that are not durable on this node. At the limit a leader refuses proposals, and a follower takes
+    /// no entries: they are sent again once its log moves on.
     pub undurable_bytes_max: u64,
     /// Ticks of a stalled log write after which a leader with committed but locally undurable entries refuses proposals.
     pub undurable_ticks_max: u32,

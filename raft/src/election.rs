@@ -85,6 +85,10 @@ impl Node {
         if self.role == Role::Leader || !self.is_promotable() || self.lost.is_some() {
             return;
         }
+        if self.is_stalled() && !self.tracker.config.voters.is_only(self.id) {
+            // Its own vote would not become durable: a term that it can not even ask for would only depose a leader.
+            return;
+        }
         let unsure = self.log.has_unapplied_conf_change();
         if unsure && !self.planted(crate::planted::Fault::CampaignUnapplied) {
             // It does not know yet whose votes it needs.
@@ -161,6 +165,7 @@ impl Node {
         self.transferee = 0;
         self.self_vote = None;
         self.pending_conf_index = 0;
+        self.stall_transfer = (0, 0);
         self.broadcast = false;
         self.tracker.votes.clear();
         let next = self.log.last() + 1;

@@ -1,10 +1,10 @@
 //! The follower: takes entries, heartbeats and snapshots from the leader.
 
-use proto::raftpb::{Message, MessageType};
+use proto::raftpb::{Entry, Message, MessageType};
 
 use crate::confchange::Configuration;
 use crate::log::Conflict;
-use crate::message::message;
+use crate::message::{entry_bytes, message};
 use crate::node::{Node, Role, StepError};
 use crate::planted::Fault;
 
@@ -44,6 +44,10 @@ impl Node {
 
     fn handle_append(&mut self, mut m: Message) -> Result<(), StepError> {
         if m.index() < self.log.commit() {
+            if self.lost.is_none() {
+                self.log
+                    .check_committed((m.index(), m.log_term()), &m.entries)?;
+            }
             // An old message: what it could prove is known to be stored here already.
             self.acknowledge(m.from(), self.log.commit());
             return Ok(());
@@ -51,6 +55,11 @@ impl Node {
         if !self.log.matches(m.index(), m.log_term()) {
             self.reject_append(&m);
             return Ok(());
+        }
+        if self.has_no_room(&m.entries) {
+            // A stalled disk must not gather entries without end. The leader finds out what is missing with the next
+            // append or heartbeat.
+            m.entries.clear();
         }
         let proved = m.index() + m.entries.len() as u64;
         let replaced = self.log.append(std::mem::take(&mut m.entries))?;
@@ -65,6 +74,10 @@ impl Node {
         self.log.commit_to(commit);
         self.acknowledge(m.from(), proved);
         Ok(())
+    }
+
+    fn has_no_room(&self, entries: &[Entry]) -> bool {
+        !entries.is_empty() && self.would_exceed_undurable(entries.iter().map(entry_bytes).sum())
     }
 
     /// Tells the leader, once it is durable, that the log agrees with its own up to `index`.
@@ -99,13 +112,17 @@ impl Node {
     }
 
     fn handle_heartbeat(&mut self, m: &Message) -> Result<(), StepError> {
-        if m.commit() > self.log.last() {
-            return Err(StepError::LogLost {
-                commit: m.commit(),
-                last: self.log.last(),
-            });
+        // A node that knows that it lost entries takes no commit index on the strength of what it once acknowledged: what
+        // is left may even be older than what stood there.
+        if self.lost.is_none() {
+            if m.commit() > self.log.last() {
+                return Err(StepError::LogLost {
+                    commit: m.commit(),
+                    last: self.log.last(),
+                });
+            }
+            self.log.commit_to(m.commit());
         }
-        self.log.commit_to(m.commit());
         let mut answer = message(MessageType::MsgHeartbeatResp, self.id, m.from());
         // Byte for byte: members of other versions put other things there. It confirms that no later leader is known,
         // which a node that lost part of its log can not tell.

@@ -230,6 +230,29 @@ impl Log {
             .position(|entry| !self.matches(entry.index(), entry.term()))
     }
 
+    /// Whether the place of a leader's message and its entries agree with what is committed here, as far as that is known:
+    /// every leader holds all that is committed.
+    pub(crate) fn check_committed(
+        &self,
+        prev: (u64, u64),
+        entries: &[Entry],
+    ) -> Result<(), Conflict> {
+        let sent = entries.iter().map(|entry| (entry.index(), entry.term()));
+        for (index, sent_term) in std::iter::once(prev).chain(sent) {
+            match self.term(index) {
+                Some(own_term) if index <= self.commit && own_term != sent_term => {
+                    return Err(Conflict {
+                        index,
+                        own_term,
+                        sent_term,
+                    })
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// Appends entries that follow `prev` (known to match), replacing what contradicts them. Returns whether entries
     /// were replaced, and from which index.
     pub(crate) fn append(&mut self, mut entries: Vec<Entry>) -> Result<Option<u64>, Conflict> {

@@ -185,8 +185,8 @@ pub struct Node {
     /// The last write handed out, and the last one reported durable.
     pub(crate) seq: u64,
     pub(crate) persisted_seq: u64,
-    /// Ticks since a write was last reported durable while one is under way.
-    pub(crate) stall_ticks: u32,
+    /// Who was last asked to lead because of a stalled log, and when the next one may be asked, in ticks.
+    pub(crate) stall_transfer: (u64, u64),
     /// Term, vote and commit index as last handed out for writing.
     pub(crate) written: HardState,
     pub(crate) told: SoftState,
@@ -246,7 +246,7 @@ impl Node {
             writes: VecDeque::new(),
             seq: 0,
             persisted_seq: 0,
-            stall_ticks: 0,
+            stall_transfer: (0, 0),
             written: HardState {
                 term: Some(hard.term()),
                 vote: Some(hard.vote()),
@@ -279,11 +279,6 @@ impl Node {
     /// One tick of the embedding's clock.
     pub fn tick(&mut self) {
         self.ticks += 1;
-        if self.writes.is_empty() {
-            self.stall_ticks = 0;
-        } else {
-            self.stall_ticks = self.stall_ticks.saturating_add(1);
-        }
         if self.role == Role::Leader {
             self.tick_leader();
         } else {
@@ -397,6 +392,18 @@ impl Node {
             m.term = Some(self.term);
         }
         self.messages.push(m);
+    }
+
+    /// For how many ticks the oldest log write has been under way, 0 if none is.
+    pub fn stalled_ticks(&self) -> u64 {
+        self.writes
+            .front()
+            .map_or(0, |oldest| self.ticks - oldest.tick)
+    }
+
+    /// Whether the own log is so slow that others had better lead: a write takes half an election timeout.
+    pub(crate) fn is_stalled(&self) -> bool {
+        self.stalled_ticks() >= u64::from((self.config.election_ticks / 2).max(1))
     }
 
     /// Whether this node may stand for election: a voter that is not busy installing a snapshot.

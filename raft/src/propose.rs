@@ -31,7 +31,7 @@ pub enum ProposeError {
     Transferring,
     /// The limit of uncommitted bytes is reached.
     UncommittedFull,
-    /// The own log writes are stalled, and as much as allowed is committed without being durable here.
+    /// As much waits for the own log's writes as may, or entries are committed and have not been durable here for long.
     WritesStalled,
 }
 
@@ -41,7 +41,7 @@ impl fmt::Display for ProposeError {
             ProposeError::Dropped => "raft proposal dropped: no leader",
             ProposeError::Transferring => "raft proposal dropped: leadership is being transferred",
             ProposeError::UncommittedFull => "raft proposal dropped: too many uncommitted bytes",
-            ProposeError::WritesStalled => "raft proposal dropped: log writes are stalled",
+            ProposeError::WritesStalled => "raft proposal dropped: too much waits for the own log",
         })
     }
 }
@@ -88,13 +88,19 @@ impl Node {
         if limit != 0 && payload > 0 && over {
             return Err(ProposeError::UncommittedFull);
         }
-        if self.log.commit() > self.log.durable() {
-            let stalled = self.stall_ticks >= self.config.undurable_ticks_max;
-            if stalled || self.log.undurable_bytes() >= self.config.undurable_bytes_max {
-                return Err(ProposeError::WritesStalled);
-            }
+        let behind = self.log.commit() > self.log.durable();
+        let stalled = behind && self.stalled_ticks() >= u64::from(self.config.undurable_ticks_max);
+        if stalled || (payload > 0 && self.would_exceed_undurable(payload)) {
+            return Err(ProposeError::WritesStalled);
         }
         Ok(())
+    }
+
+    /// Whether so many bytes more would wait for the own log than may. One message may cross the bound when nothing
+    /// else waits.
+    pub(crate) fn would_exceed_undurable(&self, bytes: u64) -> bool {
+        let waiting = self.log.undurable_bytes();
+        waiting > 0 && waiting + bytes > self.config.undurable_bytes_max
     }
 
     pub(crate) fn append_own(&mut self, kind: EntryType, data: Option<Bytes>) -> Proposed {

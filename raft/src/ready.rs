@@ -83,6 +83,8 @@ pub(crate) struct Gated {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PendingWrite {
     pub(crate) seq: u64,
+    /// When it was handed out.
+    pub(crate) tick: u64,
     pub(crate) last: u64,
     /// Index of a snapshot in it, 0 if none.
     pub(crate) snapshot: u64,
@@ -128,6 +130,7 @@ impl Node {
             self.seq += 1;
             self.writes.push_back(PendingWrite {
                 seq: self.seq,
+                tick: self.ticks,
                 last: self.log.last(),
                 snapshot: snapshot.as_ref().map_or(0, |s| {
                     s.metadata.as_ref().map_or(0, |metadata| metadata.index())
@@ -164,7 +167,6 @@ impl Node {
             return;
         }
         self.persisted_seq = seq;
-        self.stall_ticks = 0;
         while let Some(write) = self.writes.front() {
             if write.seq > seq {
                 break;

@@ -8,6 +8,10 @@ use crate::node::{Node, Role};
 use crate::planted::Fault;
 use crate::tracker::ProgressState;
 
+/// Election timeouts between two attempts of a leader with a stalled log to hand leadership over; the first of them is
+/// the time that a transfer is given.
+const STALL_TRANSFER_TIMEOUTS: u32 = 3;
+
 impl Node {
     /// Messages to this node are being lost: the pipeline to it gives way to a probe.
     pub fn report_unreachable(&mut self, id: u64) {
@@ -79,10 +83,13 @@ impl Node {
         self.send(order);
     }
 
-    /// A leader that can not write for half an election timeout gives leadership to the voter that holds most.
+    /// A leader that can not write for half an election timeout gives leadership to the voter that holds most. Proposals
+    /// are refused meanwhile, so that one that does not take over is not asked again at once: for two election timeouts
+    /// the leader goes on with its followers' disks, and then it asks another one.
     pub(crate) fn hand_over_if_stalled(&mut self) {
-        let patience = (self.config.election_ticks / 2).max(1);
-        if !self.config.transfer_on_stall || self.stall_ticks < patience || self.transferee != 0 {
+        let (asked, not_before) = self.stall_transfer;
+        let wanted = self.config.transfer_on_stall && self.is_stalled();
+        if !wanted || self.transferee != 0 || self.ticks < not_before {
             return;
         }
         let best = self
@@ -91,9 +98,11 @@ impl Node {
             .iter()
             .filter(|peer| peer.id != self.id && peer.progress.recent_active)
             .filter(|peer| self.tracker.config.voters.incoming.ids.contains(peer.id))
-            .max_by_key(|peer| peer.progress.matched)
+            .max_by_key(|peer| (peer.id != asked, peer.progress.matched))
             .map(|peer| peer.id);
         if let Some(best) = best {
+            let pause = u64::from(STALL_TRANSFER_TIMEOUTS * self.config.election_ticks);
+            self.stall_transfer = (best, self.ticks + pause);
             self.begin_transfer(best);
         }
     }

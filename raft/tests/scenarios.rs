@@ -6,6 +6,7 @@
 
 mod transcript;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -63,4 +64,58 @@ fn transcripts_are_as_recorded() {
             file.display()
         );
     }
+}
+
+/// The rows that the transcripts must show: a letter and how many there are of it. Elections and votes (T), PreVote, CheckQuorum
+/// and failover (V), the log (L, H, G), flow control (F), snapshots (S), learners (N), membership changes (C) and their
+/// algebra (A), transfer (X), reads (R), asynchronous storage (D).
+const ROWS: [(char, u32); 13] = [
+    ('T', 27),
+    ('V', 33),
+    ('L', 22),
+    ('H', 8),
+    ('G', 14),
+    ('F', 20),
+    ('S', 16),
+    ('N', 9),
+    ('C', 22),
+    ('A', 11),
+    ('X', 10),
+    ('R', 10),
+    ('D', 10),
+];
+
+/// The names in a remark that look like rows.
+fn rows_named(remark: &str) -> impl Iterator<Item = &str> {
+    let word = |c: char| !c.is_ascii_alphanumeric();
+    remark.split(word).filter(|word| {
+        let mut letters = word.chars();
+        letters
+            .next()
+            .is_some_and(|first| first.is_ascii_uppercase())
+            && !letters.as_str().is_empty()
+            && letters.all(|c| c.is_ascii_digit())
+    })
+}
+
+/// A row counts as shown where a remark names it and a command follows.
+#[test]
+fn every_row_is_shown() {
+    let mut shown = BTreeSet::new();
+    for file in scenario_files() {
+        let script = fs::read_to_string(&file).expect("readable");
+        let mut named = Vec::new();
+        for line in script.lines() {
+            if line.starts_with('#') {
+                named.extend(rows_named(line).map(str::to_string));
+            } else if line.starts_with('>') {
+                shown.extend(named.drain(..));
+            }
+        }
+    }
+    let rows = ROWS
+        .iter()
+        .flat_map(|(letter, count)| (1..=*count).map(move |number| format!("{letter}{number}")));
+    let missing: Vec<String> = rows.filter(|row| !shown.contains(row)).collect();
+    assert!(missing.is_empty(), "no transcript shows {missing:?}");
 }

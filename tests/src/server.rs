@@ -39,6 +39,10 @@ pub struct Setup {
     shell: Option<String>,
     dir: Option<PathBuf>,
     cluster_token: String,
+    /// Another program than the one under test.
+    program: Option<PathBuf>,
+    /// All arguments, in place of those of a member that stands alone.
+    arguments: Option<Vec<String>>,
 }
 
 impl Default for Setup {
@@ -49,6 +53,8 @@ impl Default for Setup {
             shell: None,
             dir: None,
             cluster_token: "answers".to_owned(),
+            program: None,
+            arguments: None,
         }
     }
 }
@@ -78,6 +84,17 @@ impl Setup {
 
     pub fn cluster_token(mut self, token: &str) -> Self {
         self.cluster_token = token.to_owned();
+        self
+    }
+
+    pub fn program(mut self, program: &Path) -> Self {
+        self.program = Some(program.to_owned());
+        self
+    }
+
+    /// In place of the name, directory, URLs and cluster of a member that stands alone.
+    pub fn arguments(mut self, arguments: Vec<String>) -> Self {
+        self.arguments = Some(arguments);
         self
     }
 }
@@ -134,6 +151,18 @@ impl Server {
         server
     }
 
+    /// A server that is not started yet, in the directory that `setup` names, on ports that its arguments tell it.
+    pub fn prepared(setup: Setup, client_port: u16, peer_port: u16) -> Self {
+        Self {
+            dir: setup.dir.clone().expect("a directory"),
+            setup,
+            child: None,
+            client_port,
+            peer_port,
+            _temporary: None,
+        }
+    }
+
     /// Starts the stopped server again, without waiting.
     pub fn respawn(&mut self) {
         assert!(self.child.is_none(), "the server runs already");
@@ -149,7 +178,10 @@ impl Server {
     }
 
     fn command(&self) -> Command {
-        let (program, first) = server_command();
+        let (program, first) = match &self.setup.program {
+            Some(program) => (program.clone(), Vec::new()),
+            None => server_command(),
+        };
         let mut command = match &self.setup.shell {
             None => Command::new(&program),
             Some(script) => {
@@ -163,24 +195,38 @@ impl Server {
             .append(true)
             .open(self.log_path())
             .expect("the log file can be written");
-        let client = self.client_url();
-        let peer = self.peer_url();
+        command.args(first);
+        match &self.setup.arguments {
+            Some(arguments) => command.args(arguments),
+            None => command.args(self.arguments_alone()),
+        };
         command
-            .args(first)
-            .args(["--name", "m0", "--data-dir"])
-            .arg(self.data_dir())
-            .args(["--listen-client-urls", &client])
-            .args(["--advertise-client-urls", &client])
-            .args(["--listen-peer-urls", &peer])
-            .args(["--initial-advertise-peer-urls", &peer])
-            .args(["--initial-cluster", &format!("m0={peer}")])
-            .args(["--initial-cluster-token", &self.setup.cluster_token])
             .args(&self.setup.flags)
             .envs(self.setup.env.iter().map(|(k, v)| (k, v)))
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("a log file handle"))
             .stderr(log);
         command
+    }
+
+    /// What a member is told that is a cluster by itself.
+    fn arguments_alone(&self) -> Vec<String> {
+        let (client, peer) = (self.client_url(), self.peer_url());
+        let dir = self.data_dir().to_string_lossy().into_owned();
+        let pairs = [
+            ("--name", "m0".to_owned()),
+            ("--data-dir", dir),
+            ("--listen-client-urls", client.clone()),
+            ("--advertise-client-urls", client),
+            ("--listen-peer-urls", peer.clone()),
+            ("--initial-advertise-peer-urls", peer.clone()),
+            ("--initial-cluster", format!("m0={peer}")),
+            ("--initial-cluster-token", self.setup.cluster_token.clone()),
+        ];
+        let pairs = pairs.into_iter();
+        pairs
+            .flat_map(|(flag, value)| [flag.to_owned(), value])
+            .collect()
     }
 
     /// Waits until a linearizable read is answered; an error tells why that will not happen.
@@ -240,6 +286,10 @@ impl Server {
         self.client_port = port;
     }
 
+    pub fn set_peer_port(&mut self, port: u16) {
+        self.peer_port = port;
+    }
+
     pub fn data_dir(&self) -> PathBuf {
         self.dir.join("m0.etcd")
     }
@@ -250,6 +300,11 @@ impl Server {
 
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("a running server").id()
+    }
+
+    /// Whether the process was started and has not been seen to end.
+    pub fn is_started(&self) -> bool {
+        self.child.is_some()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -350,24 +405,32 @@ pub fn is_ringd() -> bool {
         .is_some_and(|name| name == "ringd")
 }
 
-/// Builds the server (a moment if it is up to date) and tells where it is.
 fn ringd_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        let profile_dir = profile_dir();
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        let mut build = Command::new(cargo);
-        build.args(["build", "--quiet", "-p", "ringd", "--bin", "ringd"]);
-        build.current_dir(env!("CARGO_MANIFEST_DIR"));
-        build.arg("--target-dir");
-        build.arg(profile_dir.parent().expect("a profile is in the target"));
-        if profile_dir.ends_with("release") {
-            build.arg("--release");
-        }
-        let status = build.status().expect("cargo can be executed");
-        assert!(status.success(), "ringd cannot be built");
-        profile_dir.join("ringd")
-    })
+    BINARY.get_or_init(|| built("ringd"))
+}
+
+/// This build's own command line client.
+pub fn ringctl_binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| built("ringctl"))
+}
+
+/// Builds a program of this workspace (a moment if it is up to date) and tells where it is.
+fn built(program: &str) -> PathBuf {
+    let profile_dir = profile_dir();
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut build = Command::new(cargo);
+    build.args(["build", "--quiet", "-p", program, "--bin", program]);
+    build.current_dir(env!("CARGO_MANIFEST_DIR"));
+    build.arg("--target-dir");
+    build.arg(profile_dir.parent().expect("a profile is in the target"));
+    if profile_dir.ends_with("release") {
+        build.arg("--release");
+    }
+    let status = build.status().expect("cargo can be executed");
+    assert!(status.success(), "{program} cannot be built");
+    profile_dir.join(program)
 }
 
 /// `target/debug` or `target/release` of the running test.

@@ -95,6 +95,12 @@ impl Connection {
         Ok(Self { channel })
     }
 
+    /// Connects at the first call, and again whenever the connection is lost.
+    pub fn lazy(endpoint: &str) -> Self {
+        let channel = endpoint_of(endpoint).connect_lazy();
+        Self { channel }
+    }
+
     pub fn channel(&self) -> Channel {
         self.channel.clone()
     }

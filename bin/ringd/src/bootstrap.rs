@@ -3,16 +3,29 @@
 //! The page file's meta page says what the store holds and which log it needs; the log says the rest. Neither is trusted
 //! before it was verified from the device.
 
+mod alone;
 pub mod assemble;
+mod discovery;
+pub mod dns;
 mod fetch;
+mod found;
+mod grpc;
 mod join;
+pub mod resolve;
+mod srv;
+#[cfg(test)]
+mod tests;
 
 use crate::{
     config::{ClusterState, Config, Quota},
-    identity::{self, SystemResolver},
+    identity::{Founding, InitialCluster},
+    info,
+    logging::Log,
     member::{self, Member},
+    peers, warn,
 };
-use assemble::{Origin, Plan};
+use assemble::{Assembled, Origin, Plan};
+use dns::NameServers;
 use engine::{
     lease,
     page::{Options as PageOptions, PageDir, RealDir, RealFile},
@@ -20,7 +33,12 @@ use engine::{
     wal::{self, driver::LogFiles, Identity},
     watch,
 };
-use std::{error::Error, sync::Arc};
+use resolve::{Comparison, Resolver, SystemResolver};
+use std::{
+    error::Error,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// Name of the page file in the member's directory.
 const PAGE_FILE: &str = "store.pages";
@@ -31,6 +49,14 @@ const CLUSTER_VERSION: &str = "3.5.0";
 const PAGE_FILE_RESERVE_BYTES: u64 = 16 << 20;
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
+/// Log entries on their way to one member: what a stalled disk makes it hold is less than it may hold.
+const PEER_BYTES_IN_FLIGHT_MAX: u64 = 32 << 20;
+/// Proposals that are not applied: so many bytes, or this part of the memory limit, whichever is less.
+const UNCOMMITTED_BYTES_MAX: u64 = 256 << 20;
+const UNCOMMITTED_SHARE: u64 = 8;
+/// Entries that are not durable in the own log: so many bytes, and as long as others have them durable for so long.
+const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
+const UNDURABLE_MS_MAX: u64 = 5_000;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
@@ -41,7 +67,8 @@ pub struct Start {
     pub page_dir: Arc<dyn PageDir>,
     pub member_id: u64,
     pub cluster_id: u64,
-    pub new: bool,
+    /// What the transport is to know.
+    pub peers: peers::Config,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
@@ -49,10 +76,24 @@ pub struct Start {
 /// Why a member cannot start; the text says what to do.
 pub type Failure = Box<dyn Error>;
 
+/// What the start of a new member asks of the world; tests bring their own.
+pub struct Surroundings<'a> {
+    pub resolver: &'a dyn Resolver,
+    /// Asked for SRV records.
+    pub name_servers: NameServers,
+    pub log: &'a Log,
+}
+
 /// Opens or creates the member of a data directory that is locked for this process.
-pub fn start(config: &Config) -> Result<Start, Failure> {
-    let files = Arc::new(LogFiles::open(&config.wal_path())?);
+pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
+    let surroundings = Surroundings {
+        resolver: &SystemResolver,
+        name_servers: NameServers::of_system(),
+        log,
+    };
     let path = config.member_dir().join(PAGE_FILE);
+    refuse_etcds_data(config, &path)?;
+    let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let file =
         RealFile::open_or_create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
     let ticks = (
@@ -66,30 +107,126 @@ pub fn start(config: &Config) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let mut assembled = assemble::open(plan, Arc::new(file), &*files, || originate(config))?;
+    let file = Arc::new(file);
+    let originate = || originate(config, &surroundings);
+    let mut assembled = match config.force_new_cluster {
+        false => assemble::open(plan, file, &*files, originate)?,
+        true => {
+            let urls = config.initial_advertise_peer_urls.iter();
+            let urls: Vec<String> = urls.map(ToString::to_string).collect();
+            assemble::open_alone(plan, file, &*files, originate, &urls)?
+        }
+    };
+    announce(config, &assembled, log);
+    if config.initial_election_tick_advance {
+        assembled.member.advance_first_election();
+    }
+    let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
+    if !assembled.new && is_discovered {
+        warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
+            "wal-dir" => config.wal_path().display().to_string());
+    }
     assembled
         .member
         .set_scrub_interval(config.scrub_interval_ns);
     Ok(Start {
+        peers: peers_config(config, assembled.ids),
         member: assembled.member,
         files,
         page_dir: Arc::new(RealDir::new(&path)),
         member_id: assembled.ids.member_id,
         cluster_id: assembled.ids.cluster_id,
-        new: assembled.new,
         notes: assembled.notes,
     })
 }
 
+/// Where etcd left its data, starting empty beside it would look like a loss of all keys, and a member that forgot its
+/// votes is a danger to the rest of its cluster.
+fn refuse_etcds_data(config: &Config, page_file: &Path) -> Result<(), Failure> {
+    if page_file.exists() {
+        return Ok(());
+    }
+    let backend = config.member_dir().join("snap").join("db");
+    let logs = std::fs::read_dir(config.wal_path()).into_iter().flatten();
+    let mut logs = logs.flatten().map(|entry| entry.path());
+    // etcd's segments are named by two numbers, ringd's by one.
+    let is_etcds = |path: &PathBuf| {
+        let name = path.file_name().map(|name| name.to_string_lossy());
+        name.is_some_and(|name| name.ends_with(".wal") && name.contains('-'))
+    };
+    let found = match backend.exists() {
+        true => Some(backend),
+        false => logs.find(is_etcds),
+    };
+    match found {
+        None => Ok(()),
+        Some(found) => Err(format!(
+            "{} is etcd's data, which this version of ringd cannot read: name an empty directory with --data-dir, and copy \
+             the keys from a running etcd (`etcdctl make-mirror`)",
+            found.display()
+        )
+        .into()),
+    }
+}
+
+/// Who starts, and whether it is new.
+fn announce(config: &Config, assembled: &Assembled, log: &Log) {
+    let local = format!("{:x}", assembled.ids.member_id);
+    let cluster = format!("{:x}", assembled.ids.cluster_id);
+    if assembled.new {
+        info!(log, "starting local member",
+            "local-member-id" => local, "cluster-id" => cluster);
+        return;
+    }
+    let message = match config.force_new_cluster {
+        true => "forcing restart member",
+        false => "restarting local member",
+    };
+    info!(log, message, "cluster-id" => cluster, "local-member-id" => local,
+        "commit-index" => assembled.member.node().commit_index());
+}
+
 /// Where the member of an empty data directory comes from.
-fn originate(config: &Config) -> Result<Origin, Failure> {
-    match config.initial_cluster_state {
-        ClusterState::New => {
-            let founding = identity::found(config, &SystemResolver)?;
-            join::refuse_bootstrapped(&founding)?;
-            Ok(Origin::Founding(founding))
+pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Failure> {
+    // A member that is to discover the others knows itself only.
+    let (cluster, token) = match &config.discovery {
+        Some(discovery) => (InitialCluster::alone(config), &discovery.token),
+        None if !config.discovery_srv.is_empty() => (
+            srv::cluster(config, &world.name_servers, world.resolver, world.log)?,
+            &config.initial_cluster_token,
+        ),
+        None => (found::configured(config)?, &config.initial_cluster_token),
+    };
+    let comparison = Comparison::new(world.resolver, world.log);
+    if config.initial_cluster_state == ClusterState::Existing {
+        found::check_joining(config, &cluster)?;
+        if config.discovery.is_some() {
+            return Err(
+                "discovery URL should not be set when joining existing initial cluster".into(),
+            );
         }
-        ClusterState::Existing => Ok(Origin::Joining(join::join(config, &SystemResolver)?)),
+        let identity = join::join(config, &cluster, &comparison, world.log)?;
+        return Ok(Origin::Joining(identity));
+    }
+    let mut founding = found::found(config, &cluster, token, &comparison)?;
+    if let Some(service) = &config.discovery {
+        let found = discovery::cluster(config, service, &cluster, founding.local_id, world.log)?;
+        founding = Founding::of(&found, token, &config.name);
+    }
+    refuse_tls(&founding)?;
+    join::refuse_bootstrapped(&founding)?;
+    Ok(Origin::Founding(founding))
+}
+
+/// Members that cannot be spoken to would never form a quorum.
+fn refuse_tls(founding: &Founding) -> Result<(), Failure> {
+    let mut urls = founding.members.iter().flat_map(|member| &member.peer_urls);
+    match urls.find(|url| url.scheme().is_tls()) {
+        None => Ok(()),
+        Some(url) => Err(format!(
+            "TLS between members is not supported by this version of ringd: a member has {url}"
+        )
+        .into()),
     }
 }
 
@@ -110,6 +247,11 @@ fn raft_config(config: &Config) -> Result<raft::Config, Failure> {
     raft.pre_vote = config.pre_vote;
     raft.seed = random_u64()?;
     raft.ring_bytes_max = LOG_RING_BYTES_MAX;
+    raft.inflight_bytes_max = PEER_BYTES_IN_FLIGHT_MAX;
+    raft.uncommitted_bytes_max =
+        UNCOMMITTED_BYTES_MAX.min(crate::process::memory_limit_bytes() / UNCOMMITTED_SHARE);
+    raft.undurable_bytes_max = UNDURABLE_BYTES_MAX;
+    raft.undurable_ticks_max = (UNDURABLE_MS_MAX / config.heartbeat_interval_ms).max(1) as u32;
     Ok(raft)
 }
 
@@ -133,6 +275,7 @@ fn store_options(
         seed,
     };
     let mut options = store::Options::new(lease, watch);
+    options.learners_max = config.max_learners;
     options.quota_bytes = match config.quota() {
         Quota::Bytes(bytes) => Some(bytes),
         Quota::Unlimited => None,
@@ -140,10 +283,30 @@ fn store_options(
     options
 }
 
-fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
-    let unix_ms = std::time::SystemTime::now()
+fn peers_config(config: &Config, ids: Identity) -> peers::Config {
+    let tick_ns = config.heartbeat_interval_ms * 1_000_000;
+    let election_ns = config.election_ticks() * tick_ns;
+    peers::Config {
+        local: net::peer::Local {
+            member_id: ids.member_id,
+            cluster_id: ids.cluster_id,
+            version: VERSION,
+            peer_urls: crate::config::url::join(&config.initial_advertise_peer_urls),
+        },
+        election_ns,
+        request_timeout_ns: 5_000_000_000 + 2 * election_ns,
+        unix_ms: unix_ms(),
+    }
+}
+
+fn unix_ms() -> u64 {
+    std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
-        .map_or(0, |since| since.as_millis() as u64);
+        .map_or(0, |since| since.as_millis() as u64)
+}
+
+fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
+    let unix_ms = unix_ms();
     Ok(member::Config {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,

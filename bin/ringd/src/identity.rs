@@ -1,21 +1,14 @@
-//! Identifiers of members and clusters, and the checks of a static bootstrap.
+//! Identifiers of members and clusters.
 //!
 //! A member's identifier is the first eight bytes of SHA-1 over its sorted peer URLs (without separators) and a salt: the
 //! cluster token when the cluster is founded, the clock when a member is added later. A cluster's identifier is the same
 //! over its members' identifiers. They are fixed at bootstrap and stored from then on.
 
-use std::{
-    collections::BTreeMap,
-    fmt, io,
-    net::{IpAddr, SocketAddr, ToSocketAddrs},
-};
+use std::{collections::BTreeMap, fmt};
 
 use sha1::{Digest, Sha1};
 
-use crate::config::{
-    url::{self, quoted, UrlError},
-    Config, Url,
-};
+use crate::config::{url::UrlError, Config, Url};
 
 /// What is hashed into a member's identifier after its URLs.
 #[derive(Debug, Clone, Copy)]
@@ -83,9 +76,31 @@ pub struct Founding {
     pub members: Vec<Founder>,
 }
 
-/// Why a cluster can't be founded, in etcd's words.
+impl Founding {
+    /// The cluster that these members found with this token. `local_name` is one of theirs.
+    pub fn of(cluster: &InitialCluster, token: &str, local_name: &str) -> Founding {
+        let mut members: Vec<Founder> = cluster
+            .members()
+            .map(|(name, urls)| Founder {
+                id: member_id(&texts(urls), Salt::Token(token)),
+                name: name.to_owned(),
+                peer_urls: urls.to_vec(),
+            })
+            .collect();
+        members.sort_by_key(|member| member.id);
+        let ids: Vec<u64> = members.iter().map(|member| member.id).collect();
+        let local = members.iter().find(|member| member.name == local_name);
+        Founding {
+            cluster_id: cluster_id(&ids),
+            local_id: local.map_or(0, |member| member.id),
+            members,
+        }
+    }
+}
+
+/// Why a cluster can't be founded or joined, in etcd's words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BootstrapError(String);
+pub struct BootstrapError(pub(crate) String);
 
 impl fmt::Display for BootstrapError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -94,25 +109,6 @@ impl fmt::Display for BootstrapError {
 }
 
 impl std::error::Error for BootstrapError {}
-
-/// Resolves host names; tests have their own.
-pub trait Resolver {
-    /// The first address of `host:port`.
-    fn resolve(&self, address: &str) -> io::Result<SocketAddr>;
-}
-
-/// The system's resolver. It blocks.
-#[derive(Debug, Clone, Copy)]
-pub struct SystemResolver;
-
-impl Resolver for SystemResolver {
-    fn resolve(&self, address: &str) -> io::Result<SocketAddr> {
-        address
-            .to_socket_addrs()?
-            .next()
-            .ok_or_else(|| io::Error::other("no such host"))
-    }
-}
 
 impl InitialCluster {
     /// Parses `name=url[,name=url...]`. A name that repeats has several URLs; empty items are skipped; an item without `=`
@@ -134,6 +130,15 @@ impl InitialCluster {
             urls.sort();
         }
         Ok(InitialCluster { members })
+    }
+
+    /// A member that knows no other yet, under its advertised URLs.
+    pub fn alone(config: &Config) -> InitialCluster {
+        let mut urls = config.initial_advertise_peer_urls.clone();
+        urls.sort();
+        InitialCluster {
+            members: BTreeMap::from([(config.name.clone(), urls)]),
+        }
     }
 
     /// Names with their URLs, sorted by name.
@@ -166,202 +171,6 @@ impl fmt::Display for InitialCluster {
     }
 }
 
-/// The checks of a static bootstrap, in etcd's order, and the identifiers that follow. Asking other members whether this
-/// one exists already is the caller's.
-pub fn found(config: &Config, resolver: &dyn Resolver) -> Result<Founding, BootstrapError> {
-    let cluster = parse_cluster(config)?;
-    check_local_name(&cluster, &config.name)?;
-    check_advertised(&cluster, config, resolver)?;
-    check_duplicates(&cluster)?;
-    if cluster.members.is_empty() {
-        return Err(BootstrapError(
-            "initial cluster unset and no discovery URL found".into(),
-        ));
-    }
-    let salt = Salt::Token(&config.initial_cluster_token);
-    let mut members: Vec<Founder> = cluster
-        .members()
-        .map(|(name, urls)| Founder {
-            id: member_id(&texts(urls), salt),
-            name: name.to_owned(),
-            peer_urls: urls.to_vec(),
-        })
-        .collect();
-    members.sort_by_key(|m| m.id);
-    let ids: Vec<u64> = members.iter().map(|m| m.id).collect();
-    let local_id = members
-        .iter()
-        .find(|m| m.name == config.name)
-        .map_or(0, |m| m.id);
-    Ok(Founding {
-        cluster_id: cluster_id(&ids),
-        local_id,
-        members,
-    })
-}
-
-/// The checks of a member that joins a running cluster: the advertised URLs and the token are not compared.
-pub fn joining(config: &Config) -> Result<InitialCluster, BootstrapError> {
-    let cluster = parse_cluster(config)?;
-    check_local_name(&cluster, &config.name)?;
-    check_duplicates(&cluster)?;
-    Ok(cluster)
-}
-
-fn parse_cluster(config: &Config) -> Result<InitialCluster, BootstrapError> {
-    InitialCluster::parse(&config.initial_cluster)
-        .map_err(|e| BootstrapError(format!("error setting up initial cluster: {e}")))
-}
-
-fn check_local_name(cluster: &InitialCluster, name: &str) -> Result<(), BootstrapError> {
-    match cluster.urls_of(name) {
-        Some(_) => Ok(()),
-        None => Err(BootstrapError(format!(
-            "couldn't find local name {} in the initial cluster configuration",
-            quoted(name)
-        ))),
-    }
-}
-
-fn check_duplicates(cluster: &InitialCluster) -> Result<(), BootstrapError> {
-    let mut urls: Vec<&Url> = cluster.members.values().flatten().collect();
-    let count = urls.len();
-    urls.sort();
-    urls.dedup();
-    if urls.len() == count {
-        return Ok(());
-    }
-    Err(BootstrapError(format!(
-        "initial cluster {cluster} has duplicate url"
-    )))
-}
-
-fn check_advertised(
-    cluster: &InitialCluster,
-    config: &Config,
-    resolver: &dyn Resolver,
-) -> Result<(), BootstrapError> {
-    let listed = cluster.urls_of(&config.name).unwrap_or_default();
-    let mut advertised = config.initial_advertise_peer_urls.clone();
-    advertised.sort();
-    let Err(why) = urls_match(&advertised, listed, resolver) else {
-        return Ok(());
-    };
-    let named: Vec<String> = listed
-        .iter()
-        .map(|url| format!("{}={url}", config.name))
-        .collect();
-    if let Mismatch::Unresolved { url, text } = &why {
-        return Err(BootstrapError(format!(
-            "failed to resolve {url} to match --initial-cluster={} ({text})",
-            named.join(",")
-        )));
-    }
-    let missing: Vec<String> = listed
-        .iter()
-        .filter(|u| !advertised.contains(u))
-        .map(|u| format!("{}={u}", config.name))
-        .collect();
-    if !missing.is_empty() {
-        return Err(BootstrapError(format!(
-            "--initial-cluster has {} but missing from --initial-advertise-peer-urls={} ({why})",
-            missing.join(","),
-            url::join(&advertised)
-        )));
-    }
-    let extra: Vec<String> = advertised
-        .iter()
-        .filter(|u| !listed.contains(u))
-        .map(Url::to_string)
-        .collect();
-    Err(BootstrapError(format!(
-        "--initial-advertise-peer-urls has {} but missing from --initial-cluster={}",
-        extra.join(","),
-        named.join(",")
-    )))
-}
-
-/// How two lists of URLs differ.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Mismatch {
-    Counts { ours: Vec<Url>, theirs: Vec<Url> },
-    Different { ours: Url, theirs: Url },
-    Unresolved { url: Url, text: String },
-}
-
-impl fmt::Display for Mismatch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list = |urls: &[Url]| {
-            urls.iter()
-                .map(|u| quoted(u.as_str()))
-                .collect::<Vec<_>>()
-                .join(" ")
-        };
-        match self {
-            Mismatch::Counts { ours, theirs } => {
-                write!(f, "len([{}]) != len([{}])", list(ours), list(theirs))
-            }
-            Mismatch::Different { ours, theirs } => {
-                write!(
-                    f,
-                    "resolved urls: {} != {}",
-                    quoted(ours.as_str()),
-                    quoted(theirs.as_str())
-                )
-            }
-            Mismatch::Unresolved { url, text } => {
-                write!(f, "failed to resolve {} ({text})", quoted(url.as_str()))
-            }
-        }
-    }
-}
-
-/// Whether two lists name the same places: as texts, or else after resolving every host but `localhost`.
-pub fn urls_match(ours: &[Url], theirs: &[Url], resolver: &dyn Resolver) -> Result<(), Mismatch> {
-    let sorted = |urls: &[Url]| {
-        let mut urls = urls.to_vec();
-        urls.sort();
-        urls
-    };
-    let (ours, theirs) = (sorted(ours), sorted(theirs));
-    if ours.len() != theirs.len() {
-        return Err(Mismatch::Counts { ours, theirs });
-    }
-    if ours == theirs {
-        return Ok(());
-    }
-    let (ours, theirs) = (resolved(&ours, resolver)?, resolved(&theirs, resolver)?);
-    match ours.into_iter().zip(theirs).find(|(a, b)| a != b) {
-        Some((ours, theirs)) => Err(Mismatch::Different { ours, theirs }),
-        None => Ok(()),
-    }
-}
-
-fn resolved(urls: &[Url], resolver: &dyn Resolver) -> Result<Vec<Url>, Mismatch> {
-    let mut out = Vec::with_capacity(urls.len());
-    for url in urls {
-        if url.scheme().is_unix()
-            || url.host() == "localhost"
-            || url.host().parse::<IpAddr>().is_ok()
-        {
-            out.push(url.clone());
-            continue;
-        }
-        match resolver.resolve(url.address()) {
-            Ok(address) => out.push(url.with_address(&address.to_string())),
-            Err(error) => {
-                let text = format!("lookup {}: {error}", url.host());
-                return Err(Mismatch::Unresolved {
-                    url: url.clone(),
-                    text,
-                });
-            }
-        }
-    }
-    out.sort();
-    Ok(out)
-}
-
 fn texts(urls: &[Url]) -> Vec<&str> {
     urls.iter().map(Url::as_str).collect()
 }
@@ -369,7 +178,6 @@ fn texts(urls: &[Url]) -> Vec<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{load_on, System};
 
     fn ids(token: &str, urls: &[&str]) -> (Vec<u64>, u64) {
         let ids: Vec<u64> = urls
@@ -414,6 +222,19 @@ mod tests {
                 0xe7adbf4e009ddfe0,
                 0xd08722c6af79246d,
             ),
+            // Recorded from etcd 3.5.1.
+            (
+                "etcd-cluster",
+                "http://127.0.0.1:24910",
+                0xaf8dc170f146b071,
+                0xa1fa1678141a1460,
+            ),
+            (
+                "etcd-cluster",
+                "http://LOCALHOST:24910",
+                0x1208e4bee41b303a,
+                0x9b3ca50417c1eab6,
+            ),
         ] {
             assert_eq!(ids(token, &[url]), (vec![member], cluster), "{token} {url}");
         }
@@ -440,6 +261,13 @@ mod tests {
             member_id(&["http://b:1", "http://a:1"], salt),
             member_id(&["http://a:1", "http://b:1"], salt)
         );
+        // Recorded from etcd 3.5.1.
+        let two = ["http://127.0.0.1:24910", "http://127.0.0.1:24912"];
+        let id = member_id(&two, Salt::Token("etcd-cluster"));
+        assert_eq!(
+            (id, cluster_id(&[id])),
+            (0x7f07f8198ce6339f, 0x541f198054e4783f)
+        );
         // The clock takes the token's place for a member added later.
         assert_eq!(
             member_id(&["http://a:1"], Salt::Added { unix_s: 17 }),
@@ -447,150 +275,27 @@ mod tests {
         );
     }
 
-    struct Table;
-    impl Resolver for Table {
-        fn resolve(&self, address: &str) -> io::Result<SocketAddr> {
-            match address {
-                "a.example:1" | "alias.example:1" => Ok(SocketAddr::from(([10, 0, 0, 1], 1))),
-                _ => Err(io::Error::other("no such host")),
-            }
-        }
-    }
-
-    fn config(args: &[&str]) -> Config {
-        let args = ["ringd", "--data-dir=d"]
-            .iter()
-            .chain(args)
-            .map(|a| a.to_string())
-            .collect();
-        load_on(&System, args, &[])
-            .map(|l| l.config)
-            .unwrap_or_else(|e| panic!("{}", e.stderr))
-    }
-
-    fn refused(args: &[&str]) -> String {
-        found(&config(args), &Table).unwrap_err().to_string()
-    }
-
     #[test]
-    fn founding_orders_members_by_identifier() {
-        let founding = found(
-            &config(&[
-                "--name=n2",
-                "--initial-cluster-token=etcd-cluster-1",
-                "--initial-advertise-peer-urls=http://127.0.0.1:22380",
-                "--initial-cluster=n1=http://127.0.0.1:2380,n2=http://127.0.0.1:22380,n3=http://127.0.0.1:32380",
-            ]),
-            &Table,
+    fn initial_clusters_are_read_as_etcd_reads_them() {
+        let cluster = InitialCluster::parse(
+            " n1=http://127.0.0.1:24910,,n3=http://127.0.0.1:24930 ,n2=http://127.0.0.1:24920",
         )
         .unwrap();
+        // Recorded from etcd 3.5.1.
+        let founding = Founding::of(&cluster, "tok 1", "n1");
         assert_eq!(
-            (founding.cluster_id, founding.local_id),
-            (0x059a05384c9b79ee, 0x91bc3c398fb3c146)
+            (founding.local_id, founding.cluster_id),
+            (0x3cf805603cbfecc2, 0x1a3bdef556b814ab)
         );
-        assert_eq!(
-            founding
-                .members
-                .iter()
-                .map(|m| m.name.as_str())
-                .collect::<Vec<_>>(),
-            ["n2", "n1", "n3"]
-        );
-        assert_eq!(
-            found(&config(&[]), &Table).unwrap().local_id,
-            0x8e9e05c52164694d
-        );
-    }
-
-    #[test]
-    fn refusals_have_etcds_texts() {
-        assert_eq!(
-            refused(&["--initial-cluster=n1"]),
-            "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: "
-        );
-        assert_eq!(
-            refused(&["--name=n1", "--initial-cluster=n2=http://a:1"]),
-            "couldn't find local name \"n1\" in the initial cluster configuration"
-        );
-        assert_eq!(
-            refused(&["--initial-cluster="]),
-            "couldn't find local name \"default\" in the initial cluster configuration"
-        );
-        let advertise = "--initial-advertise-peer-urls=http://127.0.0.1:2";
-        assert_eq!(
-            refused(&["--name=n1", "--initial-cluster=n1=http://127.0.0.1:1", advertise]),
-            "--initial-cluster has n1=http://127.0.0.1:1 but missing from --initial-advertise-peer-urls=http://127.0.0.1:2 (resolved urls: \"http://127.0.0.1:2\" != \"http://127.0.0.1:1\")"
-        );
-        assert_eq!(
-            refused(&[
-                "--name=n1",
-                "--initial-cluster=n1=http://127.0.0.1:1",
-                "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2"
-            ]),
-            "--initial-advertise-peer-urls has http://127.0.0.1:2 but missing from --initial-cluster=n1=http://127.0.0.1:1"
-        );
-        assert_eq!(
-            refused(&["--name=n1", "--initial-cluster=n1=http://b.example:1", "--initial-advertise-peer-urls=http://127.0.0.1:1"]),
-            "failed to resolve http://b.example:1 to match --initial-cluster=n1=http://b.example:1 (lookup b.example: no such host)"
-        );
-        assert_eq!(
-            refused(&[
-                "--name=n1",
-                "--initial-cluster=n1=http://127.0.0.1:1,n2=http://127.0.0.1:1",
-                "--initial-advertise-peer-urls=http://127.0.0.1:1"
-            ]),
-            "initial cluster n1=http://127.0.0.1:1,n2=http://127.0.0.1:1 has duplicate url"
-        );
-    }
-
-    #[test]
-    fn names_that_resolve_alike_match() {
-        let urls = |text| url::parse_list(text).unwrap();
-        assert!(urls_match(
-            &urls("http://a.example:1"),
-            &urls("http://alias.example:1"),
-            &Table
-        )
-        .is_ok());
-        assert!(urls_match(
-            &urls("http://a.example:1"),
-            &urls("http://10.0.0.1:1"),
-            &Table
-        )
-        .is_ok());
-        let counts = urls_match(
-            &urls("http://10.0.0.1:1"),
-            &urls("http://10.0.0.1:1,http://c:1"),
-            &Table,
-        )
-        .unwrap_err();
-        assert_eq!(
-            counts.to_string(),
-            "len([\"http://10.0.0.1:1\"]) != len([\"http://10.0.0.1:1\" \"http://c:1\"])"
-        );
-        let unresolved =
-            urls_match(&urls("http://b:1"), &urls("http://10.0.0.1:1"), &Table).unwrap_err();
-        assert_eq!(
-            unresolved.to_string(),
-            "failed to resolve \"http://b:1\" (lookup b: no such host)"
-        );
-    }
-
-    #[test]
-    fn joining_does_not_compare_advertised_urls() {
-        let cluster = joining(&config(&[
-            "--name=n1",
-            "--initial-cluster=n1=http://127.0.0.1:1,n2=http://127.0.0.1:3,n2=http://127.0.0.1:2",
-            "--initial-advertise-peer-urls=http://127.0.0.1:9",
-        ]))
-        .unwrap();
-        assert_eq!(
-            url::join(&cluster.other_urls("n1")),
-            "http://127.0.0.1:2,http://127.0.0.1:3"
-        );
+        let cluster = InitialCluster::parse("n1=http://a:1,n2=http://b:3,n2=http://b:2").unwrap();
         assert_eq!(
             cluster.to_string(),
-            "n1=http://127.0.0.1:1,n2=http://127.0.0.1:2,n2=http://127.0.0.1:3"
+            "n1=http://a:1,n2=http://b:2,n2=http://b:3"
         );
+        assert_eq!(
+            crate::config::url::join(&cluster.other_urls("n1")),
+            "http://b:2,http://b:3"
+        );
+        assert_eq!(InitialCluster::parse("").unwrap().to_string(), "");
     }
 }

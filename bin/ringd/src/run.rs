@@ -7,6 +7,7 @@ use crate::{
     error,
     front::Front,
     info, methods,
+    peers::Transport,
     process::{self, Signals},
     server::Server,
     services::Limits,
@@ -14,7 +15,7 @@ use crate::{
     warn,
 };
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
-use net::driver::Listener;
+use net::{connection::Keepalive, driver::Listener};
 use std::{
     error::Error,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
@@ -80,7 +81,6 @@ pub fn run() -> i32 {
 fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let config = &loaded.config;
     process::preflight()?;
-    let signals = Signals::block()?;
     let directory = process::open_data_directory(config)?;
     for note in &directory.notes {
         log.record(note);
@@ -92,13 +92,12 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         "listen-client-urls" => crate::logging::Value::strs(&config.listen_client_urls));
     let clients = bind(&config.listen_client_urls)?;
     log.record(&config.start_record(directory.initialized));
-    let started = bootstrap::start(config)?;
+    let started = bootstrap::start(config, log)?;
+    // Until here a signal ends the process at once: bootstrap may wait for others for long. No thread has begun yet.
+    let signals = Signals::block()?;
     for note in &started.notes {
         warn!(log, "recovered the data directory", "note" => note.as_str());
     }
-    info!(log, "starting local member",
-        "local-member-id" => format!("{:x}", started.member_id),
-        "cluster-id" => format!("{:x}", started.cluster_id));
     engine::map::install_fault_guard()?;
     let executor = LocalExecutorBuilder::new(Placement::Unbound)
         .name("core")
@@ -114,7 +113,8 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let election_ns = config.election_ticks() * config.heartbeat_interval_ms * 1_000_000;
     let methods: &'static net::grpc::Methods = Box::leak(Box::new(methods::table()));
     let front = Front::new(methods, Arc::new(front_config(config)), limits, election_ns);
-    let server = Server::new(front, started.member);
+    let transport = Transport::new(started.peers);
+    let server = Server::new(front, started.member, transport);
     let wal_io = match config.wal_io {
         config::WalIo::Auto => WalIo::Auto,
         config::WalIo::Thread => WalIo::Thread,
@@ -142,21 +142,23 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
             }
         })?;
     let ended = executor.run(async {
-        let mut listeners = Vec::new();
-        for (listener, _) in clients {
-            listeners.push(Listener::from_std(listener)?);
-        }
+        let listeners = |bound: Vec<(TcpListener, SocketAddr)>| {
+            let bound = bound.into_iter();
+            let listeners = bound.map(|(listener, _)| Listener::from_std(listener));
+            listeners.collect::<std::io::Result<Vec<_>>>()
+        };
+        let (peers, clients) = (listeners(peers)?, listeners(clients)?);
         Ok::<_, std::io::Error>(
             shell
                 .serve(
-                    listeners,
+                    peers,
+                    clients,
                     || announce_ready(config, log),
                     |line| warn!(log, "the member reports a problem", "problem" => line),
                 )
                 .await,
         )
     })?;
-    drop(peers);
     Ok(ended)
 }
 
@@ -170,7 +172,19 @@ fn announce_ready(config: &Config, log: &Log) {
 }
 
 fn front_config(config: &Config) -> net::grpc::Config {
+    // Either at 0 switches the server's own pings off.
+    let pings = config.grpc_keepalive_interval_ns > 0 && config.grpc_keepalive_timeout_ns > 0;
+    let keepalive = Keepalive {
+        ping_interval_min_ns: config.grpc_keepalive_min_time_ns,
+        interval_ns: match pings {
+            true => config.grpc_keepalive_interval_ns,
+            false => u64::MAX,
+        },
+        timeout_ns: config.grpc_keepalive_timeout_ns,
+        ..Keepalive::default()
+    };
     net::grpc::Config {
+        keepalive,
         request_bytes_max: config.max_request_bytes as usize + RECEIVE_OVERHEAD_BYTES,
         concurrent_streams_max: config.max_concurrent_streams,
         budget: Arc::new(request_budget(config)),

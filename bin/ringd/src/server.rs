@@ -7,12 +7,26 @@ use crate::{
     concurrency::{Concurrency, Step},
     front::{Demand, Front},
     member::{Effect, Input, Member},
-    peers::PeerFailure,
+    peers::{Action, DialFailure, Transport},
     request::CallId,
     status::Status,
 };
-use bytes::Bytes;
+use net::connection::Output;
 use std::sync::Arc;
+
+/// A connection: of a client, or with another member.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    Client(u32),
+    Peer(u32),
+}
+
+/// Who connects to a listener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Port {
+    Client,
+    Peer,
+}
 
 /// An operation for the shell.
 pub enum Operation {
@@ -42,7 +56,17 @@ pub enum Operation {
         job: engine::store::install::StageJob,
     },
     Install(Box<engine::store::install::InstallJob>),
-    /// The member is to be woken then with an [`Input::Wake`].
+    /// A connection to another member's `host:port` is wanted.
+    Dial {
+        connection: u32,
+        address: String,
+        timeout_ns: u64,
+    },
+    /// A connection with another member is over.
+    ClosePeer {
+        connection: u32,
+    },
+    /// [`Server::wake`] is wanted then.
     Wake {
         after_ns: u64,
     },
@@ -55,46 +79,137 @@ pub enum Operation {
 pub struct Server {
     pub front: Front,
     pub member: Member,
+    peers: Transport,
     concurrency: Concurrency,
     demands: Vec<Demand>,
     effects: Vec<Effect>,
     steps: Vec<Step>,
-    /// Answers that the member gets at the next turn of [`Server::settle`].
-    answers: Vec<Input>,
+    /// What the transport has for the member.
+    heard: Vec<Input>,
+    actions: Vec<Action>,
+    dirty: Vec<u32>,
+    /// The transport knows which members there are.
+    introduced: bool,
 }
 
 impl Server {
-    pub fn new(front: Front, member: Member) -> Server {
+    pub fn new(front: Front, member: Member, peers: Transport) -> Server {
         Server {
             front,
             member,
+            peers,
             concurrency: Concurrency::default(),
             demands: Vec::new(),
             effects: Vec::new(),
             steps: Vec::new(),
-            answers: Vec::new(),
+            heard: Vec::new(),
+            actions: Vec::new(),
+            dirty: Vec::new(),
+            introduced: false,
         }
     }
 
-    pub fn open(&mut self, now_ns: u64) -> u32 {
-        self.front.open(now_ns)
+    /// Somebody connected.
+    pub fn open(&mut self, port: Port, now_ns: u64) -> Link {
+        match port {
+            Port::Client => Link::Client(self.front.open(now_ns)),
+            Port::Peer => Link::Peer(self.peers.accept(now_ns)),
+        }
     }
 
-    pub fn close(&mut self, connection: u32, now_ns: u64) {
-        self.front.close(connection, &mut self.demands);
-        self.run_demands(now_ns);
+    /// An [`Operation::Dial`] came to its end. False if nobody wants the connection any more.
+    pub fn dialled(
+        &mut self,
+        connection: u32,
+        result: Result<(), DialFailure>,
+        now_ns: u64,
+    ) -> bool {
+        let wanted = self.peers.dialled(connection, result, now_ns);
+        self.run_heard(now_ns);
+        wanted
     }
 
-    pub fn receive(&mut self, connection: u32, bytes: &[u8], now_ns: u64) {
-        self.front
-            .receive(connection, bytes, now_ns, &mut self.demands);
-        self.run_demands(now_ns);
+    pub fn close(&mut self, link: Link, now_ns: u64) {
+        match link {
+            Link::Client(connection) => {
+                self.front.close(connection, &mut self.demands);
+                self.run_demands(now_ns);
+            }
+            Link::Peer(connection) => {
+                self.peers.closed(connection, now_ns);
+                self.run_heard(now_ns);
+            }
+        }
     }
 
-    /// Bytes of the connection's output were sent.
-    pub fn sent(&mut self, connection: u32, now_ns: u64) {
-        self.front.sent(connection, &mut self.demands);
-        self.run_demands(now_ns);
+    pub fn receive(&mut self, link: Link, bytes: &[u8], now_ns: u64) {
+        match link {
+            Link::Client(connection) => {
+                self.front
+                    .receive(connection, bytes, now_ns, &mut self.demands);
+                self.run_demands(now_ns);
+            }
+            Link::Peer(connection) => {
+                self.peers.receive(connection, bytes, now_ns);
+                self.run_heard(now_ns);
+            }
+        }
+    }
+
+    /// Bytes of the connection's output were sent, all that waited.
+    pub fn sent(&mut self, link: Link, now_ns: u64) {
+        match link {
+            Link::Client(connection) => {
+                self.front.sent(connection, &mut self.demands);
+                self.run_demands(now_ns);
+            }
+            Link::Peer(connection) => self.peers.sent(connection),
+        }
+    }
+
+    /// Connections whose output is to be looked at; those with other members come first.
+    pub fn take_dirty(&mut self, into: &mut Vec<Link>) {
+        self.peers.take_dirty(&mut self.dirty);
+        into.extend(self.dirty.drain(..).map(Link::Peer));
+        self.front.take_dirty(&mut self.dirty);
+        into.extend(self.dirty.drain(..).map(Link::Client));
+    }
+
+    /// Has the connection's output looked at.
+    pub fn touch(&mut self, link: Link) {
+        match link {
+            Link::Client(connection) => self.front.touch(connection),
+            Link::Peer(connection) => self.peers.touch(connection),
+        }
+    }
+
+    pub fn output(&mut self, link: Link) -> Option<&mut Output> {
+        match link {
+            Link::Client(connection) => self.front.output(connection),
+            Link::Peer(connection) => self.peers.output(connection),
+        }
+    }
+
+    /// Whether to read from the connection's socket.
+    pub fn wants_input(&self, link: Link) -> bool {
+        match link {
+            Link::Client(connection) => self.front.wants_input(connection),
+            Link::Peer(connection) => self.peers.wants_input(connection),
+        }
+    }
+
+    pub fn should_close(&self, link: Link) -> bool {
+        match link {
+            Link::Client(connection) => self.front.should_close(connection),
+            Link::Peer(connection) => self.peers.should_close(connection),
+        }
+    }
+
+    /// Lines for the operator.
+    pub fn take_notices(&mut self) -> Vec<String> {
+        let mut notices = self.member.take_notices();
+        notices.append(&mut self.peers.take_notices());
+        notices
     }
 
     pub fn complete(&mut self, input: Input, now_ns: u64) {
@@ -105,32 +220,52 @@ impl Server {
     pub fn pulse(&mut self, now_ns: u64) {
         self.front.on_timer(now_ns, &mut self.demands);
         self.run_demands(now_ns);
+        self.peers.on_timer(now_ns);
+        self.run_heard(now_ns);
         self.member.step(Input::Pulse, now_ns);
+    }
+
+    /// The time of an [`Operation::Wake`] has come.
+    pub fn wake(&mut self, now_ns: u64) {
+        self.peers.on_timer(now_ns);
+        self.run_heard(now_ns);
+        self.member.step(Input::Wake, now_ns);
     }
 
     /// Runs until nothing is left to decide.
     pub fn settle(&mut self, now_ns: u64, operations: &mut Vec<Operation>) {
+        if !std::mem::replace(&mut self.introduced, true) {
+            self.set_members(now_ns);
+        }
         loop {
-            for answer in std::mem::take(&mut self.answers) {
-                self.member.step(answer, now_ns);
-            }
+            self.run_heard(now_ns);
             self.member.settle(now_ns);
             self.member.take_effects(&mut self.effects);
-            if self.effects.is_empty()
-                && self.answers.is_empty()
-                && self.steps.is_empty()
-                && self.demands.is_empty()
-            {
+            if self.effects.is_empty() && self.steps.is_empty() && self.demands.is_empty() {
                 break;
             }
             let mut effects = std::mem::take(&mut self.effects);
             for effect in effects.drain(..) {
-                self.run_effect(effect, operations);
+                self.run_effect(effect, now_ns, operations);
             }
             self.effects = effects;
             self.run_demands(now_ns);
             self.run_steps(now_ns);
         }
+        self.peers.take_actions(&mut self.actions);
+        operations.extend(self.actions.drain(..).map(|action| match action {
+            Action::Dial {
+                connection,
+                address,
+                timeout_ns,
+            } => Operation::Dial {
+                connection,
+                address,
+                timeout_ns,
+            },
+            Action::Close { connection } => Operation::ClosePeer { connection },
+            Action::Wake { after_ns } => Operation::Wake { after_ns },
+        }));
         self.front.set_has_leader(self.member.has_leader());
     }
 
@@ -143,6 +278,21 @@ impl Server {
     pub fn shutdown(&mut self, status: &Status) {
         self.front.shutdown();
         self.front.end_streams(status);
+    }
+
+    fn set_members(&mut self, now_ns: u64) {
+        let own = self.member.own_peer_urls();
+        let removed = self.member.removed_members().collect();
+        let peers = self.member.peers();
+        self.peers.set_members(&own, peers, removed, now_ns);
+    }
+
+    /// Hands on what the transport has for the member.
+    fn run_heard(&mut self, now_ns: u64) {
+        self.peers.take_inputs(&mut self.heard);
+        for input in self.heard.drain(..) {
+            self.member.step(input, now_ns);
+        }
     }
 
     fn run_demands(&mut self, now_ns: u64) {
@@ -188,21 +338,26 @@ impl Server {
         self.steps = steps;
     }
 
-    fn run_effect(&mut self, effect: Effect, operations: &mut Vec<Operation>) {
+    fn run_effect(&mut self, effect: Effect, now_ns: u64, operations: &mut Vec<Operation>) {
         match effect {
-            Effect::Reply { call, result } => match is_internal(call) {
-                true => self.concurrency.answered(call, result, &mut self.steps),
-                false => self.front.reply(call, result),
-            },
-            Effect::Stream { call, message } => match is_internal(call) {
-                true => self.concurrency.watched(call, message, &mut self.steps),
-                false => self.front.stream(call, message, &mut self.demands),
-            },
-            Effect::End { call, status } => {
-                if !is_internal(call) {
-                    self.front.end(call, status);
+            Effect::Reply { call, result } => match call.connection() {
+                CallId::INTERNAL_CONNECTION => {
+                    self.concurrency.answered(call, result, &mut self.steps)
                 }
-            }
+                CallId::PEER_CONNECTION => self.peers.reply(call.stream(), result, now_ns),
+                _ => self.front.reply(call, result),
+            },
+            Effect::Stream { call, message } => match call.connection() {
+                CallId::INTERNAL_CONNECTION => {
+                    self.concurrency.watched(call, message, &mut self.steps)
+                }
+                CallId::PEER_CONNECTION => {} // no question of another member has more than one answer
+                _ => self.front.stream(call, message, &mut self.demands),
+            },
+            Effect::End { call, status } => match call.connection() {
+                CallId::INTERNAL_CONNECTION | CallId::PEER_CONNECTION => {}
+                _ => self.front.end(call, status),
+            },
             Effect::WriteLog(write) => operations.push(Operation::WriteLog(write)),
             Effect::LogFile(op) => operations.push(Operation::LogFile(op)),
             Effect::ReadLog { from, job } => operations.push(Operation::ReadLog { from, job }),
@@ -227,27 +382,30 @@ impl Server {
             }),
             Effect::Stage { transfer, job } => operations.push(Operation::Stage { transfer, job }),
             Effect::Install(job) => operations.push(Operation::Install(job)),
-            Effect::Send(_)
-            | Effect::MembersChanged
-            | Effect::SendSnapshot { .. }
-            | Effect::SnapshotBytes { .. }
-            | Effect::CancelSnapshot { .. }
-            | Effect::SnapshotTaken { .. } => {}
-            Effect::AskPeer { ask, .. } => {
-                let failure = PeerFailure {
-                    code: 0,
-                    body: Bytes::new(),
-                };
-                let result = Err(failure);
-                self.answers.push(Input::PeerAnswered { ask, result });
+            Effect::Send(message) => self.peers.send(&message, now_ns),
+            Effect::AskPeer { ask, peer, request } => self.peers.ask(ask, peer, request, now_ns),
+            Effect::MembersChanged => self.set_members(now_ns),
+            Effect::SendSnapshot { peer, id, message } => {
+                self.peers.send_snapshot(peer, id, message, now_ns)
             }
+            Effect::SnapshotBytes {
+                peer,
+                id,
+                offset,
+                bytes,
+                last,
+            } => self
+                .peers
+                .snapshot_bytes(peer, id, offset, &bytes, last, now_ns),
+            Effect::CancelSnapshot { peer, id } => self.peers.cancel_snapshot(peer, id),
+            Effect::SnapshotTaken {
+                transfer,
+                offset,
+                result,
+            } => self.peers.snapshot_taken(transfer, offset, result, now_ns),
             Effect::Wake { after_ns } => operations.push(Operation::Wake { after_ns }),
             Effect::Removed => operations.push(Operation::Removed),
             Effect::Halt(reason) => operations.push(Operation::Halt(reason)),
         }
     }
-}
-
-fn is_internal(call: CallId) -> bool {
-    call.connection() == CallId::INTERNAL_CONNECTION
 }

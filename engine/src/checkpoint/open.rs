@@ -10,10 +10,18 @@ use crate::page::{
     AlignedBuf, Header, Kind, OpenError, Options, PageFile, Pages, Space, HEADER_BYTES, META_PAGES,
     PAGE_BYTES,
 };
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        Arc,
+    },
+};
 
 /// Bytes read from the device at a time while checking.
 const CHECK_BYTES: usize = 1 << 20;
+/// Fewer runs are not worth a thread.
+const RUNS_PER_THREAD_MIN: usize = 32;
 const META_BYTES: u64 = META_PAGES as u64 * PAGE_BYTES as u64;
 
 /// A page file that is ready.
@@ -182,12 +190,37 @@ fn verify(
         _ => return Err(format!("{at} is not an index")),
     };
     let index = Index::decode(payload, completed.high).map_err(|why| format!("{at}: {why}"))?;
-    let mut verified_pages = 0;
-    for run in &index.written {
-        verify_run(file, run)?;
-        verified_pages += u64::from(run.extent.pages);
-    }
+    verify_runs(file, &index.written)?;
+    let pages = index.written.iter().map(|run| u64::from(run.extent.pages));
+    let verified_pages = pages.sum();
     Ok((index, verified_pages))
+}
+
+/// Verifies all runs, several at a time where the file allows it: a checkpoint of scattered pages is thousands of small
+/// reads, and each alone would wait for the device.
+fn verify_runs(file: &dyn PageFile, runs: &[Written]) -> Result<(), String> {
+    let next = AtomicUsize::new(0);
+    let verify_some = || {
+        while let Some(run) = runs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            verify_run(file, run)?;
+        }
+        Ok(())
+    };
+    let threads = file.parallel_reads().min(runs.len() / RUNS_PER_THREAD_MIN);
+    std::thread::scope(|scope| {
+        let others: Vec<_> = (1..threads)
+            .filter_map(|_| {
+                let thread = std::thread::Builder::new().name("verify".into());
+                thread.spawn_scoped(scope, verify_some).ok()
+            })
+            .collect();
+        let mut result = verify_some();
+        for other in others {
+            let verified = other.join();
+            result = result.and(verified.unwrap_or(Err("a verifying thread panicked".into())));
+        }
+        result
+    })
 }
 
 fn verify_run(file: &dyn PageFile, run: &Written) -> Result<(), String> {

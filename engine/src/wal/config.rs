@@ -14,7 +14,7 @@ pub const SEGMENT_BYTES_DEFAULT: u64 = 64 << 20;
 /// Largest segment, in bytes, so that every length inside one fits 32 bits.
 pub const SEGMENT_BYTES_MAX: u64 = 2 << 30;
 pub const BATCH_BYTES_DEFAULT: usize = 1 << 20;
-pub const PENDING_BYTES_DEFAULT: usize = 64 << 20;
+pub const PENDING_BYTES_DEFAULT: usize = 128 << 20;
 /// An idle log claims its last batches durable after this time, in nanoseconds.
 pub const SEAL_AFTER_NS: u64 = 100_000_000;
 /// Time between two attempts to make a segment on a full file system, in nanoseconds.
@@ -31,7 +31,7 @@ pub struct Config {
     pub in_flight_max: usize,
     /// A batch takes no further record beyond this length; only a single larger record makes a larger batch.
     pub batch_bytes_max: usize,
-    /// What may wait to become durable, in bytes; beyond it [`Wal::append`] refuses.
+    /// What may wait to become durable, in bytes; beyond it [`Wal::append`] refuses. From half of it on the log is congested.
     pub pending_bytes_max: usize,
     pub seal_after_ns: u64,
     /// Random number of this opening, drawn by the caller. Two openings of a log must not share one.

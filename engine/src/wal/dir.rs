@@ -28,6 +28,11 @@ pub trait LogDir: Send + Sync {
     /// count on a batch which the next power loss takes away.
     fn flush(&self, segment: SegmentId) -> io::Result<()>;
 
+    /// Whether recovery may read from a second thread what it needs next.
+    fn reads_ahead(&self) -> bool {
+        false
+    }
+
     /// What to call the file in an error message.
     fn name(&self, segment: SegmentId) -> String;
 }

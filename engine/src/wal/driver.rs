@@ -406,6 +406,10 @@ impl LogDir for LogFiles {
         }
     }
 
+    fn reads_ahead(&self) -> bool {
+        true
+    }
+
     fn name(&self, segment: SegmentId) -> String {
         self.segment_path(segment).display().to_string()
     }

@@ -22,6 +22,7 @@
 //!
 //! The format is in `engine/FORMAT.md`.
 
+mod ahead;
 mod batch;
 pub mod buffer;
 mod config;

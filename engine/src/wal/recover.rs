@@ -7,6 +7,7 @@
 
 use proto::raftpb::{ConfState, Entry, HardState};
 
+use super::ahead::Ahead;
 use super::buffer::BLOCK_BYTES;
 use super::dir::LogDir;
 use super::evidence::{self, Evidence};
@@ -149,7 +150,21 @@ fn recover_surveyed(
         .max();
     let mut reader = Reader::new(dir, identity, READ_WINDOW_BYTES.min(longest.unwrap_or(0)));
     let mut walk = Walk::new(&survey.segments, expect.applied);
-    while walk.step(dir, &mut reader)? {}
+    std::thread::scope(|scope| {
+        if dir.reads_ahead() {
+            reader.read_ahead(Ahead::start(scope, dir, reader.window_bytes()));
+        }
+        let walked = loop {
+            match walk.step(dir, &mut reader) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        // Its thread ends with it, and the scope waits for that.
+        reader.read_ahead(None);
+        walked
+    })?;
     let end = walk.end();
     let evidence = evidence::gather(dir, &mut reader, &survey.segments, end)?;
     judge(dir, expect, &survey, &walk, &evidence)?;

@@ -4,6 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
+use super::ahead::Ahead;
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::dir::LogDir;
 use super::format::{BatchHeader, BATCH_HEADER_BYTES};
@@ -32,6 +33,7 @@ pub(super) struct Reader<'a> {
     identity: Identity,
     window: AlignedBuf,
     window_at: Option<(SegmentId, u32)>,
+    ahead: Option<Ahead>,
 }
 
 impl<'a> Reader<'a> {
@@ -41,7 +43,17 @@ impl<'a> Reader<'a> {
             identity,
             window: AlignedBuf::zeroed(window_bytes.max(BLOCK_BYTES)),
             window_at: None,
+            ahead: None,
         }
+    }
+
+    /// Has the next window read while this one is looked at.
+    pub fn read_ahead(&mut self, ahead: Option<Ahead>) {
+        self.ahead = ahead;
+    }
+
+    pub fn window_bytes(&self) -> usize {
+        self.window.len()
     }
 
     /// One block; beyond the end of the file it is zero.
@@ -64,14 +76,19 @@ impl<'a> Reader<'a> {
     fn fill(&mut self, segment: SegmentId, block: u32) -> Result<(), ReadFailed> {
         self.window_at = None;
         let offset = u64::from(block) * BLOCK_BYTES as u64;
-        let read = self
-            .dir
-            .read_at(segment, offset, self.window.as_mut_slice())
-            .map_err(|error| ReadFailed {
-                segment,
-                offset,
-                error,
-            })?;
+        let window = &mut self.window;
+        let early = self.ahead.as_mut();
+        let early = early.and_then(|ahead| ahead.take(segment, offset, window));
+        let read =
+            early.unwrap_or_else(|| self.dir.read_at(segment, offset, window.as_mut_slice()));
+        let read = read.map_err(|error| ReadFailed {
+            segment,
+            offset,
+            error,
+        })?;
+        if let Some(ahead) = self.ahead.as_mut().filter(|_| read == window.len()) {
+            ahead.ask(segment, offset + read as u64);
+        }
         self.window.as_mut_slice()[read..].fill(0);
         self.window_at = Some((segment, block));
         Ok(())

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::buffer::AlignedBuf;
 use super::config::IN_FLIGHT_MAX;
@@ -15,6 +15,10 @@ use super::writer::Write;
 /// The stored waker is woken at least this often: the executor can miss a wake-up of its own and sleep for ever, and only
 /// an event from outside helps it then.
 const BEAT: Duration = Duration::from_millis(100);
+
+/// How long the end waits for writes under way, and how often it looks.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+const STOP_POLL: Duration = Duration::from_micros(500);
 
 /// A write that was carried out, or failed.
 pub struct Completion {
@@ -30,6 +34,8 @@ struct State {
     queue: VecDeque<Write>,
     done: Vec<Completion>,
     waker: Option<Waker>,
+    /// Somebody blocks until a write is done.
+    waiting: bool,
     /// A write failed: what is queued is not attempted any more.
     failed: bool,
     stop: bool,
@@ -39,6 +45,7 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    finished: Condvar,
     stopped: Condvar,
 }
 
@@ -79,6 +86,20 @@ impl WriterThreads {
         self.shared.work.notify_one();
     }
 
+    /// Blocks until there are completions, or the time is over; true if there were any.
+    pub fn wait_completions(&self, patience: Duration, out: &mut Vec<Completion>) -> bool {
+        let mut state = self.shared.lock();
+        state.waiting = true;
+        let (mut state, _) = self
+            .shared
+            .finished
+            .wait_timeout_while(state, patience, |state| state.done.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        state.waiting = false;
+        out.append(&mut state.done);
+        !out.is_empty()
+    }
+
     /// Moves the completions so far to `out`; true if there were any.
     pub fn take_completions(&self, out: &mut Vec<Completion>) -> bool {
         let mut state = self.shared.lock();
@@ -110,14 +131,21 @@ impl WriterThreads {
 }
 
 impl Drop for WriterThreads {
-    /// Ends the threads, after what is queued is written.
+    /// Ends the threads, after what is queued is written. One whose write hangs is left behind: the process is to end all
+    /// the same.
     fn drop(&mut self) {
         self.shared.lock().stop = true;
         self.shared.work.notify_all();
         self.shared.stopped.notify_all();
+        let deadline = Instant::now() + STOP_PATIENCE;
         for thread in self.threads.drain(..) {
-            // A thread that panicked has said so itself.
-            let _ = thread.join();
+            while !thread.is_finished() && Instant::now() < deadline {
+                thread::sleep(STOP_POLL);
+            }
+            if thread.is_finished() {
+                // A thread that panicked has said so itself.
+                let _ = thread.join();
+            }
         }
     }
 }
@@ -151,6 +179,9 @@ fn write_all(shared: &Shared, files: &LogFiles) {
             result,
             buf: write.buf,
         });
+        if state.waiting {
+            shared.finished.notify_one();
+        }
         if let Some(waker) = state.waker.take() {
             drop(state);
             waker.wake();

@@ -453,6 +453,12 @@ impl Wal {
         self.pending_bytes
     }
 
+    /// Whether so much waits to become durable that nothing should be appended that could as well be refused. The other half
+    /// of the bound is for what cannot: votes, and what a leader adds by itself.
+    pub fn is_congested(&self) -> bool {
+        self.pending_bytes > self.config.pending_bytes_max / 2
+    }
+
     pub fn in_flight(&self) -> usize {
         self.in_flight.len()
     }

@@ -58,11 +58,12 @@ impl Output {
         std::mem::swap(&mut self.bytes, empty);
     }
 
-    pub(super) fn taken_bytes(&self) -> u64 {
+    /// Bytes that the socket has taken since the connection began.
+    pub fn taken_bytes(&self) -> u64 {
         self.taken_bytes
     }
 
-    pub(super) fn buffer(&mut self) -> &mut Vec<u8> {
+    pub(crate) fn buffer(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 

@@ -16,6 +16,8 @@ pub(super) const INFLIGHT_MESSAGES_MAX: usize = 3;
 pub(super) const INFLIGHT_BYTES_MAX: u64 = 400;
 /// Weight of one append: the limit of a message, or one entry.
 pub(super) const MESSAGE_WEIGHT_MAX: u64 = 150;
+/// Weight of entries that wait for a disk: little more than a message.
+const UNDURABLE_BYTES_MAX: u64 = 250;
 /// Messages under way; the oldest are lost beyond it.
 const NETWORK_MESSAGES_MAX: usize = 400;
 /// Ticks that a healed cluster may take to agree.
@@ -155,6 +157,8 @@ impl Cluster {
             inflight_messages_max: INFLIGHT_MESSAGES_MAX,
             inflight_bytes_max: INFLIGHT_BYTES_MAX,
             uncommitted_bytes_max: 200,
+            undurable_bytes_max: UNDURABLE_BYTES_MAX,
+            undurable_ticks_max: 3,
             ring_bytes_max: 500,
             election_ticks: 5,
             read_only: ReadOnly::Safe,

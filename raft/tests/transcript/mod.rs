@@ -1,6 +1,7 @@
 //! The driver of the scenario transcripts.
 
 mod host;
+mod pure;
 mod show;
 mod world;
 

@@ -4,7 +4,7 @@
 //! cluster N [option ...]    forget everything; nodes 1..N, all voters unless options say otherwise
 //! node I [option ...]       (re)place one node; options as above, on top of the cluster's
 //!     prevote checkquorum lease stepdown novalidate noforward durableonly manual   switches
-//!     election=E inflight=M bytes=B message=B uncommitted=B ring=B applying=B   limits
+//!     election=E inflight=M bytes=B message=B uncommitted=B undurable=B undurableticks=T ring=B applying=B   limits
 //!     voters=1,2 learners=3 outgoing=1,2 next=3 autoleave   configuration
 //!     log=1,1,2 start=T/I term=T vote=V commit=C applied=A lost=T/I  durable state
 //! campaign I, tick I [count], timeout I T, forget I, passive I, transfer I TO
@@ -15,9 +15,9 @@
 //! hold [I>J | I>], release  messages that are late
 //! manual I: take I, write I, apply I [count]; otherwise each command runs all of it at once
 //! compact I INDEX, crash I (and restart)
-//! status [I ...], progress I, log [I ...], conf I
+//! status [I ...], progress I, log [I ...], conf I, term I INDEX
 //! ```
-//! Each command prints the messages that it caused to be sent and the states that it changed.
+//! `transcript/pure.rs` has those that need no cluster. Each command prints the messages that it caused to be sent and the states that it changed.
 
 use std::collections::BTreeMap;
 
@@ -29,6 +29,7 @@ use proto::raftpb::{
 use raft::{Config, Initial, ReadOnly, Role};
 
 use super::host::Host;
+use super::pure::Algebra;
 use super::show;
 
 /// Rounds after which a script that does not come to rest is in error.
@@ -44,6 +45,7 @@ pub struct World {
     options: Vec<String>,
     size: u64,
     last: Option<Message>,
+    algebra: Algebra,
 }
 
 type Words<'a> = Vec<&'a str>;
@@ -127,6 +129,7 @@ impl World {
             "isolate" => self.isolated.push(id()),
             "heal" => self.isolated.clear(),
             "settle" => self.settle(out),
+            _ if self.algebra.run(words, out) => {}
             _ => self.inspect(words, out),
         }
     }
@@ -176,6 +179,10 @@ impl World {
                 for id in self.ids(&words[1..]) {
                     out.push(self.hosts[&id].terms());
                 }
+            }
+            "term" => {
+                let term = self.host(id()).node.entry_term(number(words[2]));
+                out.push(term.map_or("not known".to_string(), |term| term.to_string()));
             }
             "conf" => out.push(show::conf(&self.host(id()).node.conf_state())),
             other => panic!("unknown command {other}"),
@@ -243,43 +250,17 @@ impl World {
 
     fn change(&mut self, words: &Words, out: &mut Vec<String>) {
         let id = number(words[1]);
-        let steps: Vec<(ConfChangeType, u64)> = words[3..]
-            .chunks(2)
-            .map(|pair| {
-                let kind = match pair[0] {
-                    "add" => ConfChangeType::ConfChangeAddNode,
-                    "learner" => ConfChangeType::ConfChangeAddLearnerNode,
-                    "remove" => ConfChangeType::ConfChangeRemoveNode,
-                    _ => ConfChangeType::ConfChangeUpdateNode,
-                };
-                (kind, number(pair[1]))
-            })
-            .collect();
-        let transition = match words[2] {
-            "explicit" => ConfChangeTransition::JointExplicit,
-            "implicit" => ConfChangeTransition::JointImplicit,
-            _ => ConfChangeTransition::Auto,
-        };
+        let change = conf_change(words[2], &words[3..]);
         let result = if words[2] == "v1" {
+            let step = &change.changes[0];
             let change = ChangeV1 {
                 id: Some(0),
-                r#type: Some(steps[0].0 as i32),
-                node_id: Some(steps[0].1),
+                r#type: step.r#type,
+                node_id: step.node_id,
                 context: None,
             };
             self.host(id).node.propose_conf_change(change)
         } else {
-            let change = ConfChangeV2 {
-                transition: Some(transition as i32),
-                changes: steps
-                    .iter()
-                    .map(|(kind, id)| ConfChangeSingle {
-                        r#type: Some(*kind as i32),
-                        node_id: Some(*id),
-                    })
-                    .collect(),
-                context: None,
-            };
             self.host(id).node.propose_conf_change(change)
         };
         match result {
@@ -443,7 +424,33 @@ impl World {
     }
 }
 
-fn number(word: &str) -> u64 {
+/// A change by its transition and its steps, each a kind and a node.
+pub fn conf_change(transition: &str, steps: &[&str]) -> ConfChangeV2 {
+    let transition = match transition {
+        "explicit" => ConfChangeTransition::JointExplicit,
+        "implicit" => ConfChangeTransition::JointImplicit,
+        _ => ConfChangeTransition::Auto,
+    };
+    let step = |pair: &[&str]| {
+        let kind = match pair[0] {
+            "add" => ConfChangeType::ConfChangeAddNode,
+            "learner" => ConfChangeType::ConfChangeAddLearnerNode,
+            "remove" => ConfChangeType::ConfChangeRemoveNode,
+            _ => ConfChangeType::ConfChangeUpdateNode,
+        };
+        ConfChangeSingle {
+            r#type: Some(kind as i32),
+            node_id: Some(number(pair[1])),
+        }
+    };
+    ConfChangeV2 {
+        transition: Some(transition as i32),
+        changes: steps.chunks(2).map(step).collect(),
+        context: None,
+    }
+}
+
+pub fn number(word: &str) -> u64 {
     word.parse()
         .unwrap_or_else(|_| panic!("{word} is no number"))
 }
@@ -489,7 +496,7 @@ fn show_delay(delay: Option<u32>) -> String {
     }
 }
 
-fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
+pub fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
     let mut config = Config {
         pre_vote: false,
         check_quorum: false,
@@ -518,6 +525,8 @@ fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
             "bytes" => config.inflight_bytes_max = number(value),
             "message" => config.message_bytes_max = number(value),
             "uncommitted" => config.uncommitted_bytes_max = number(value),
+            "undurable" => config.undurable_bytes_max = number(value),
+            "undurableticks" => config.undurable_ticks_max = number(value) as u32,
             "ring" => config.ring_bytes_max = number(value),
             "applying" => config.applying_bytes_max = number(value),
             "voters" => conf.voters = numbers(value),

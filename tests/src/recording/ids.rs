@@ -11,9 +11,9 @@ use crate::wire::{role, Field, Names, Role, Tree, Wire};
 pub struct Ids {
     pub cluster_id: u64,
     pub term: u64,
-    /// `MID` and names bound during a session → member id.
+    /// `MID` (`MID1`, `MID2` ... in a cluster) and names bound during a session → member id.
     pub members: BTreeMap<String, u64>,
-    /// `PEERURL`, `CLIENTURL` → text.
+    /// `PEERURL`, `CLIENTURL` → text; numbered as the ids.
     pub texts: BTreeMap<String, String>,
     /// The same placeholders on the recorded server.
     pub recorded: BTreeMap<String, String>,
@@ -32,7 +32,11 @@ impl Ids {
         Self {
             cluster_id: number("CID"),
             term: number("TERM"),
-            members: BTreeMap::from([("MID".to_owned(), number("MID"))]),
+            members: recorded
+                .keys()
+                .filter(|name| name.starts_with("MID"))
+                .map(|name| (name.clone(), number(name)))
+                .collect(),
             texts: recorded
                 .iter()
                 .filter(|(name, _)| name.ends_with("URL"))
@@ -115,7 +119,9 @@ impl Names for Ids {
                 .parse::<i64>()
                 .map(|n| n as u64)
                 .or_else(|_| text.parse())
-                .unwrap_or_else(|_| panic!("no number: {text}")),
+                // A member that was not added here, though it was when this was recorded.
+                .or_else(|_| self.recorded_number(text).ok_or(()))
+                .unwrap_or_else(|()| panic!("no number: {text}")),
         }
     }
 

@@ -23,6 +23,9 @@ pub struct Session {
     pub name: String,
     /// Flags that the server was started with, beside name, URLs and cluster token.
     pub flags: Vec<String>,
+    /// How many members the cluster had, the last ones of them learners.
+    pub members: usize,
+    pub learners: usize,
     /// Placeholder → value on the recorded server.
     pub ids: Value,
     pub steps: Vec<Value>,
@@ -42,10 +45,16 @@ impl Session {
             flags: flags
                 .map(|f| f.as_str().expect("a flag is text").to_owned())
                 .collect(),
+            members: count(&first["members"]).unwrap_or(1),
+            learners: count(&first["learner"]).unwrap_or(0),
             ids: first["ids"].clone(),
             steps: lines.collect(),
         }
     }
+}
+
+fn count(value: &Value) -> Option<usize> {
+    value.as_u64()?.try_into().ok()
 }
 
 fn parse_line(line: &str) -> Value {

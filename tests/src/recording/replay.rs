@@ -29,7 +29,8 @@ const PAGE_BYTES: usize = 4096;
 type Reply = Result<Bytes, Refusal>;
 
 struct Replay {
-    connection: Connection,
+    /// One per member, in the order of the recording's endpoints.
+    connections: Vec<Connection>,
     ids: Ids,
     streams: BTreeMap<String, (String, Stream)>,
     pending: BTreeMap<String, (String, JoinHandle<Reply>)>,
@@ -43,9 +44,10 @@ pub struct Deviation {
     pub difference: Difference,
 }
 
-/// Plays all steps against the server behind `connection`, which must be fresh and started with the session's flags.
-pub async fn replay(session: &Session, connection: Connection) -> Vec<Deviation> {
-    let mut replay = Replay::new(session, connection).await;
+/// Plays all steps against the members behind `connections`, which must be fresh and started with the session's flags; the
+/// first of several must lead.
+pub async fn replay(session: &Session, connections: Vec<Connection>) -> Vec<Deviation> {
+    let mut replay = Replay::new(session, connections).await;
     let mut deviations = Vec::new();
     for step in &session.steps {
         let message = replay.message_of(step);
@@ -63,25 +65,36 @@ pub async fn replay(session: &Session, connection: Connection) -> Vec<Deviation>
 
 fn describe(step: &Value) -> String {
     let kept = [
-        "call", "path", "request", "stream", "receive", "start", "await", "http",
+        "call", "path", "request", "stream", "receive", "start", "await", "http", "endpoint",
     ];
     let parts = kept.iter().filter_map(|f| Some((*f, step.get(*f)?)));
     parts.map(|(f, v)| format!("{f} {v} ")).collect()
 }
 
-/// Member id and ports matter to a session, so they are learnt from the server itself.
-async fn learn(connection: &Connection, recorded: &Value) -> Ids {
-    let status: pb::StatusResponse = ask(connection, "Maintenance/Status").await;
-    let header = status.header.expect("a header");
-    let member = published_member(connection).await;
+/// Member ids and ports matter to a session, so they are learnt from the members themselves.
+async fn learn(connections: &[Connection], recorded: &Value) -> Ids {
     let mut ids = Ids::recorded(recorded);
-    ids.cluster_id = header.cluster_id;
-    ids.term = header.raft_term;
-    ids.members = BTreeMap::from([("MID".to_owned(), header.member_id)]);
-    ids.texts = BTreeMap::from([
-        ("PEERURL".to_owned(), member.peer_ur_ls[0].clone()),
-        ("CLIENTURL".to_owned(), member.client_ur_ls[0].clone()),
-    ]);
+    ids.members.clear();
+    ids.texts.clear();
+    for (index, connection) in connections.iter().enumerate() {
+        let status: pb::StatusResponse = ask(connection, "Maintenance/Status").await;
+        let header = status.header.expect("a header");
+        if index == 0 {
+            ids.cluster_id = header.cluster_id;
+            ids.term = header.raft_term;
+        }
+        let number = match connections.len() {
+            1 => String::new(),
+            _ => (index + 1).to_string(),
+        };
+        // A learner does not tell the members.
+        let member = published_member(&connections[0], header.member_id).await;
+        ids.members.insert(format!("MID{number}"), header.member_id);
+        let [peer, client] = [&member.peer_ur_ls[0], &member.client_ur_ls[0]];
+        ids.texts.insert(format!("PEERURL{number}"), peer.clone());
+        ids.texts
+            .insert(format!("CLIENTURL{number}"), client.clone());
+    }
     ids
 }
 
@@ -94,12 +107,13 @@ async fn ask<M: prost::Message + Default>(connection: &Connection, method: &str)
     M::decode(reply).expect("the answer is a message")
 }
 
-/// The one member, once it has told its client URLs.
-async fn published_member(connection: &Connection) -> pb::Member {
+/// A member, once it has told its client URLs.
+async fn published_member(connection: &Connection, id: u64) -> pb::Member {
     let end = Instant::now() + WAIT;
     loop {
-        let mut list: pb::MemberListResponse = ask(connection, "Cluster/MemberList").await;
-        let member = list.members.pop().expect("a member");
+        let list: pb::MemberListResponse = ask(connection, "Cluster/MemberList").await;
+        let mut members = list.members.into_iter();
+        let member = members.find(|m| m.id == id).expect("the member");
         if !member.client_ur_ls.is_empty() {
             return member;
         }
@@ -109,13 +123,20 @@ async fn published_member(connection: &Connection) -> pb::Member {
 }
 
 impl Replay {
-    async fn new(session: &Session, connection: Connection) -> Self {
+    async fn new(session: &Session, connections: Vec<Connection>) -> Self {
         Self {
-            ids: learn(&connection, &session.ids).await,
-            connection,
+            ids: learn(&connections, &session.ids).await,
+            connections,
             streams: BTreeMap::new(),
             pending: BTreeMap::new(),
         }
+    }
+
+    /// The member that a step asks.
+    fn connection(&self, step: &Value) -> &Connection {
+        let endpoint = step["endpoint"].as_u64().unwrap_or(1);
+        let index = usize::try_from(endpoint - 1).expect("a small number");
+        &self.connections[index]
     }
 
     /// What the answer's bytes are.
@@ -154,14 +175,14 @@ impl Replay {
         };
         let body = self.body(step);
         let extras = self.extras(step);
+        let connection = self.connection(step).clone();
         for _ in 1..step["times"].as_u64().unwrap_or(1) {
-            let _ = self.connection.unary(&path, body.clone(), &extras).await;
+            let _ = connection.unary(&path, body.clone(), &extras).await;
         }
         let Some(name) = step["start"].as_str() else {
-            let reply = self.connection.unary(&path, body, &extras).await;
+            let reply = connection.unary(&path, body, &extras).await;
             return self.answer(call, step, reply);
         };
-        let connection = self.connection.clone();
         let task = tokio::spawn(async move { connection.unary(&path, body, &extras).await });
         tokio::time::sleep(PENDING).await;
         let pending = !task.is_finished();
@@ -212,7 +233,8 @@ impl Replay {
                 wire::encode(&wire::method(call).request, request, &self.ids).into()
             });
             let path = wire::method(call).path;
-            let stream = self.connection.stream(&path, only, &self.extras(step));
+            let extras = self.extras(step);
+            let stream = self.connection(step).stream(&path, only, &extras);
             self.streams.insert(name, (call.to_owned(), stream));
             return Answer::new();
         }

@@ -40,7 +40,7 @@ impl Chance {
     /// A time with this mean: mostly shorter, sometimes much longer.
     pub fn around(&mut self, mean_ns: u64) -> u64 {
         let doublings = self.draw().trailing_ones().min(4);
-        1 + self.below(mean_ns.max(1)) << doublings >> 1
+        ((1 + self.below(mean_ns.max(1))) << doublings) >> 1
     }
 
     pub fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {

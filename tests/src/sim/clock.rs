@@ -46,6 +46,11 @@ impl Clock {
         self.base += ahead_ns;
     }
 
+    pub fn set_rate(&mut self, rate: u64, true_ns: u64) {
+        self.rebase(true_ns);
+        self.rate = rate;
+    }
+
     /// The whole machine stands still.
     pub fn stop(&mut self, true_ns: u64) {
         self.rebase(true_ns);
@@ -53,6 +58,9 @@ impl Clock {
     }
 
     pub fn go_on(&mut self, true_ns: u64) {
+        if !self.stopped {
+            return;
+        }
         self.since = true_ns;
         self.stopped = false;
     }

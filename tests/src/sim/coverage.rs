@@ -17,6 +17,10 @@ impl Coverage {
         *self.counts.entry((kind, state)).or_default() += 1;
     }
 
+    pub fn hit_times(&mut self, kind: &'static str, times: u64) {
+        *self.counts.entry((kind, "")).or_default() += times;
+    }
+
     pub fn add(&mut self, other: &Coverage) {
         for (key, count) in &other.counts {
             *self.counts.entry(*key).or_default() += count;
@@ -41,7 +45,8 @@ impl Coverage {
                 None => lines.push((kind, vec![cell])),
             }
         }
-        let line = |(kind, cells): &(&str, Vec<String>)| format!("{kind:>24}  {}", cells.join(", "));
+        let line =
+            |(kind, cells): &(&str, Vec<String>)| format!("{kind:>24}  {}", cells.join(", "));
         lines.iter().map(line).collect::<Vec<_>>().join("\n")
     }
 }

@@ -3,15 +3,21 @@
 //! A log write is durable when it completes, and at a crash before that in any state, sector by sector. The page file
 //! keeps unflushed sectors apart ([`SimFile`]). A directory operation of the log is caught at any of its durable stages.
 
+use std::collections::VecDeque;
 use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use engine::page::{Keep, SimFile};
+use engine::page::{Keep, PageDir, PageFile, SimFile};
 use engine::wal::{FileOp, FileOpKind, LogDir, MemoryDir, SegmentFile, SegmentId, Write};
 use ringd::bootstrap::assemble::LogMedium;
 
 use super::chance::Chance;
 
 pub const SECTOR_BYTES: usize = 512;
+/// Log writes among which damage chooses.
+const WRITES_REMEMBERED: usize = 64;
+/// The last writes of a log may look torn when they are damaged (FORMAT.md): later ones have to claim them first.
+const WRITES_CLAIMED_AFTER: usize = 10;
 
 /// The log's directory, durable content only.
 #[derive(Default)]
@@ -46,12 +52,94 @@ impl LogMedium for LogDisk {
     }
 }
 
+/// The page file, the copy that may come in beside it, and the names of both.
+#[derive(Default)]
+pub struct PageDisk(Mutex<PageFiles>);
+
+#[derive(Default)]
+struct PageFiles {
+    pages: SimFile,
+    incoming: SimFile,
+    /// The page file before the last change of names, while that is not durable.
+    replaced: Option<SimFile>,
+    /// The power goes before the names change, or before that is durable.
+    dies: Option<InstallStep>,
+}
+
+/// Where in the change of names the power goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InstallStep {
+    Rename,
+    Sync,
+}
+
+impl PageDisk {
+    fn files(&self) -> MutexGuard<'_, PageFiles> {
+        // A panic ends the run.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn pages(&self) -> SimFile {
+        self.files().pages.clone()
+    }
+
+    pub fn incoming(&self) -> SimFile {
+        self.files().incoming.clone()
+    }
+
+    pub fn die_at(&self, step: InstallStep) {
+        self.files().dies = Some(step);
+    }
+
+    /// The incoming copy is of no use without the process that wrote it.
+    fn crash(&self, power_loss: bool, keep: Keep, chance: &mut Chance) {
+        let mut files = self.files();
+        files.dies = None;
+        files.incoming = SimFile::new();
+        if power_loss {
+            if let Some(old) = files.replaced.take() {
+                if chance.percent(50) {
+                    files.pages = old;
+                }
+            }
+        }
+        files.pages = files.pages.crash(keep);
+    }
+}
+
+impl PageDir for PageDisk {
+    fn create_incoming(&self) -> io::Result<Arc<dyn PageFile>> {
+        let file = SimFile::new();
+        self.files().incoming = file.clone();
+        Ok(Arc::new(file))
+    }
+
+    fn install(&self) -> io::Result<Arc<dyn PageFile>> {
+        let gone = || io::Error::other("the simulated power is gone");
+        let mut files = self.files();
+        let dies = files.dies.take();
+        if dies == Some(InstallStep::Rename) {
+            return Err(gone());
+        }
+        let new = std::mem::take(&mut files.incoming);
+        let old = std::mem::replace(&mut files.pages, new);
+        files.replaced = Some(old);
+        if dies == Some(InstallStep::Sync) {
+            return Err(gone());
+        }
+        files.replaced = None;
+        Ok(Arc::new(files.pages.clone()))
+    }
+}
+
 #[derive(Default)]
 pub struct Disk {
     pub log: LogDisk,
-    pub pages: SimFile,
+    pub pages: Arc<PageDisk>,
     /// Log writes under way, in the order of submission.
     flying: Vec<Write>,
+    /// The last writes that are durable: segment, offset, length.
+    written: VecDeque<(SegmentId, u64, usize)>,
     op: Option<FileOp>,
 }
 
@@ -77,14 +165,39 @@ impl Disk {
             self.tear(&write, chance);
             Err(io::Error::from_raw_os_error(libc::EIO))
         } else {
+            if self.written.len() >= WRITES_REMEMBERED {
+                self.written.pop_front();
+            }
+            self.written
+                .push_back((write.segment, write.offset, write.buf.len()));
             self.log.write(&write)
         };
         Some((write, result))
     }
 
-    pub fn end_op(&mut self, fails: bool) -> Option<(u64, io::Result<()>)> {
+    /// Flips a bit of what is durable, and says of what.
+    pub fn rot(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        if chance.percent(50) {
+            let pages = self.pages.pages();
+            let len = pages.len().ok().filter(|len| *len > 0)?;
+            let bit = 1 << chance.below(8);
+            pages.damage(chance.below(len), |byte| byte ^ bit);
+            return Some("bit rot in the pages");
+        }
+        let old = self.written.len().checked_sub(WRITES_CLAIMED_AFTER)?;
+        let (segment, offset, len) = *self.written.get(chance.below(old.max(1) as u64) as usize)?;
+        let at = offset + chance.below(len as u64);
+        let mut files = self.log.0.files();
+        let byte = files.get_mut(&segment)?.get_mut(at as usize)?;
+        *byte ^= 1 << chance.below(8);
+        Some("bit rot in the log")
+    }
+
+    /// Ends a file operation. On a full disk nothing new can be made.
+    pub fn end_op(&mut self, is_full: bool) -> Option<(u64, io::Result<()>)> {
         let op = self.op.take()?;
-        let result = match fails {
+        let makes = matches!(op.kind, FileOpKind::Prepare { recycle: None, .. });
+        let result = match is_full && makes {
             true => Err(io::Error::from_raw_os_error(libc::ENOSPC)),
             false => self.log.run(&op),
         };
@@ -109,7 +222,7 @@ impl Disk {
                 _ => Keep::Random(chance.draw()),
             },
         };
-        self.pages = self.pages.crash(keep);
+        self.pages.crash(power_loss, keep, chance);
     }
 
     /// Leaves some sectors of a write: none, all, the first ones, or any.

@@ -28,6 +28,10 @@ pub struct NetworkPlan {
     pub spike_ns: u64,
     /// A member whose process died is reported as such by the transport.
     pub refusals: bool,
+    /// Snapshots travel in pieces of any size.
+    pub small_pieces: bool,
+    /// Per million pieces of snapshots, with a bit flipped.
+    pub damage: u64,
 }
 
 /// Mean time between two faults of a kind, 0 for never.
@@ -48,6 +52,8 @@ pub struct FaultPlan {
     pub disk_error_ns: u64,
     pub disk_full_ns: u64,
     pub transfer_ns: u64,
+    pub membership_ns: u64,
+    pub rot_ns: u64,
     /// How long a partition, pause or stall lasts at most.
     pub lasts_max_ns: u64,
 }
@@ -139,7 +145,12 @@ impl Swarm {
 }
 
 fn draw_network(chance: &mut Chance) -> NetworkPlan {
-    let slow = *chance.pick(&[200_000, 2 * MILLISECOND_NS, 2 * MILLISECOND_NS, 50 * MILLISECOND_NS]);
+    let slow = *chance.pick(&[
+        200_000,
+        2 * MILLISECOND_NS,
+        2 * MILLISECOND_NS,
+        50 * MILLISECOND_NS,
+    ]);
     NetworkPlan {
         loss: *chance.pick(&[0, 0, 1_000, 30_000, 300_000]),
         duplicates: *chance.pick(&[0, 0, 10_000, 300_000]),
@@ -149,6 +160,8 @@ fn draw_network(chance: &mut Chance) -> NetworkPlan {
         spikes: *chance.pick(&[0, 0, 1_000, 20_000]),
         spike_ns: *chance.pick(&[100 * MILLISECOND_NS, 5 * SECOND_NS]),
         refusals: chance.percent(50),
+        small_pieces: chance.percent(50),
+        damage: *chance.pick(&[0, 0, 20_000]),
     }
 }
 
@@ -174,6 +187,8 @@ fn draw_faults(chance: &mut Chance, members: usize) -> FaultPlan {
         disk_error_ns: maybe(15),
         disk_full_ns: maybe(10),
         transfer_ns: maybe(many),
+        membership_ns: maybe(many),
+        rot_ns: maybe(many / 2),
         power_loss: false,
         lasts_max_ns: 0,
     };
@@ -222,7 +237,12 @@ fn draw_clients(chance: &mut Chance) -> ClientPlan {
         workers: chance.between(1, 6) as usize,
         watchers: chance.below(4) as usize,
         holders: chance.below(4) as usize,
-        think_ns: *chance.pick(&[100 * MILLISECOND_NS, 500 * MILLISECOND_NS, 2 * SECOND_NS]),
+        think_ns: *chance.pick(&[
+            20 * MILLISECOND_NS,
+            100 * MILLISECOND_NS,
+            500 * MILLISECOND_NS,
+            2 * SECOND_NS,
+        ]),
         keys: *chance.pick(&[3, 12, 60]),
         value_bytes_max: *chance.pick(&[20, 200, 3_000]),
         weights,

@@ -6,8 +6,6 @@
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 
-/// Lines kept.
-const LINES_MAX: usize = 400;
 /// A line of the trace is cut at this length, in bytes.
 const LINE_BYTES_MAX: usize = 300;
 
@@ -17,13 +15,16 @@ pub struct Trace {
     events: u64,
     /// Keep lines from this event on.
     from: Option<u64>,
+    /// Lines kept at most.
+    lines_max: usize,
     lines: VecDeque<String>,
 }
 
 impl Trace {
-    pub fn new(from: Option<u64>) -> Trace {
+    pub fn new(from: Option<u64>, lines_max: usize) -> Trace {
         Trace {
             from,
+            lines_max,
             ..Trace::default()
         }
     }
@@ -59,7 +60,7 @@ impl Trace {
         if self.from.is_none_or(|from| self.events < from) {
             return;
         }
-        if self.lines.len() == LINES_MAX {
+        if self.lines.len() >= self.lines_max {
             self.lines.pop_front();
         }
         let mut line = format!("{:>12.6}s ", now_ns as f64 / 1e9);
@@ -72,6 +73,11 @@ impl Trace {
             line.truncate(end);
         }
         self.lines.push_back(line);
+    }
+
+    /// Whether the next event is kept in words.
+    pub fn wants_words(&self) -> bool {
+        self.from.is_some_and(|from| self.events + 1 >= from)
     }
 
     pub fn take_lines(&mut self) -> Vec<String> {

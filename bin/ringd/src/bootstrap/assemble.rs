@@ -4,7 +4,7 @@
 //! [`Member`] that has done nothing yet. What the page file and the log say of each other is checked before either is
 //! believed.
 
-use super::Failure;
+use super::{alone, Failure};
 use crate::{
     identity::Founding,
     member::{self, Member},
@@ -91,6 +91,36 @@ where
     M: FnOnce(Identity) -> Result<member::Config, Failure>,
     F: FnOnce() -> Result<Origin, Failure>,
 {
+    open_with(plan, file, log, originate, None)
+}
+
+/// As [`open`], but a member that has data becomes the only one of its cluster. The URLs are its own, in case the cluster
+/// does not know it yet.
+pub fn open_alone<M, F>(
+    plan: Plan<M>,
+    file: Arc<dyn PageFile>,
+    log: &dyn LogMedium,
+    originate: F,
+    peer_urls: &[String],
+) -> Result<Assembled, Failure>
+where
+    M: FnOnce(Identity) -> Result<member::Config, Failure>,
+    F: FnOnce() -> Result<Origin, Failure>,
+{
+    open_with(plan, file, log, originate, Some(peer_urls))
+}
+
+fn open_with<M, F>(
+    plan: Plan<M>,
+    file: Arc<dyn PageFile>,
+    log: &dyn LogMedium,
+    originate: F,
+    alone: Option<&[String]>,
+) -> Result<Assembled, Failure>
+where
+    M: FnOnce(Identity) -> Result<member::Config, Failure>,
+    F: FnOnce() -> Result<Origin, Failure>,
+{
     let path = file.name();
     let log_path = plan.wal.directory.display().to_string();
     let mut notes = Vec::new();
@@ -150,7 +180,12 @@ where
     });
     let config = (plan.member)(ids)?;
     let new = origin.is_some();
-    let member = build(config, plan.wal, plan.raft, origin, store, recovered, log)?;
+    let found = Found {
+        origin,
+        store,
+        recovered,
+    };
+    let member = build(config, plan.wal, plan.raft, found, log, alone)?;
     Ok(Assembled {
         member,
         ids,
@@ -181,15 +216,28 @@ fn expectation(store: &Store, path: &str) -> Result<Expect, Failure> {
     })
 }
 
+/// What page file and log hold.
+struct Found {
+    /// If they hold nothing.
+    origin: Option<Origin>,
+    store: Store,
+    recovered: Recovered,
+}
+
 fn build(
     config: member::Config,
     wal_config: wal::Config,
     mut raft_config: raft::Config,
-    origin: Option<Origin>,
-    store: Store,
-    recovered: Recovered,
+    found: Found,
     log: &dyn LogMedium,
+    alone: Option<&[String]>,
 ) -> Result<Member, Failure> {
+    let Found {
+        origin,
+        store,
+        recovered,
+    } = found;
+    let new = origin.is_some();
     let ids = Identity {
         cluster_id: config.cluster_id,
         member_id: config.member_id,
@@ -232,6 +280,12 @@ fn build(
     };
     initial.conf_state = store.conf_state().clone();
     (initial.applied, _) = store.applied();
+    if let (Some(peer_urls), false) = (alone, new) {
+        let changes = alone::leave_alone(ids.member_id, peer_urls, &store, &mut initial)?;
+        if !changes.is_empty() {
+            write_now(&mut wal, log, &path, &changes, &initial.hard_state)?;
+        }
+    }
     raft_config.id = ids.member_id;
     let node = raft::Node::new(raft_config, initial)?;
     Ok(Member::new(config, node, wal, store))
@@ -291,21 +345,8 @@ fn first_entries(founding: &Founding) -> (HardState, Vec<Entry>) {
                 "peerURLs": urls,
                 "name": founder.name,
             });
-            let mut change = ConfChange {
-                id: Some(0),
-                node_id: Some(founder.id),
-                context: Some(context.to_string().into_bytes().into()),
-                ..Default::default()
-            };
-            change.set_type(ConfChangeType::ConfChangeAddNode);
-            let mut entry = Entry {
-                term: Some(1),
-                index: Some(place as u64 + 1),
-                data: Some(change.encode_to_vec().into()),
-                ..Default::default()
-            };
-            entry.set_type(EntryType::EntryConfChange);
-            entry
+            let kind = ConfChangeType::ConfChangeAddNode;
+            change_entry(1, place as u64 + 1, kind, founder.id, Some(context))
         })
         .collect();
     let state = HardState {
@@ -316,8 +357,33 @@ fn first_entries(founding: &Founding) -> (HardState, Vec<Entry>) {
     (state, entries)
 }
 
+/// A membership change as it stands in the log.
+pub(super) fn change_entry(
+    term: u64,
+    index: u64,
+    kind: ConfChangeType,
+    member: u64,
+    context: Option<serde_json::Value>,
+) -> Entry {
+    let mut change = ConfChange {
+        id: Some(0),
+        node_id: Some(member),
+        context: context.map(|context| context.to_string().into_bytes().into()),
+        ..Default::default()
+    };
+    change.set_type(kind);
+    let mut entry = Entry {
+        term: Some(term),
+        index: Some(index),
+        data: Some(change.encode_to_vec().into()),
+        ..Default::default()
+    };
+    entry.set_type(EntryType::EntryConfChange);
+    entry
+}
+
 /// Appends and waits: before the server runs there is nobody to keep waiting.
-fn write_now(
+pub(super) fn write_now(
     wal: &mut Wal,
     log: &dyn LogMedium,
     path: &str,

@@ -1,24 +1,31 @@
 //! What a new member asks of the others before it starts: whether it exists already, and, when it joins a running
 //! cluster, who it is there.
 
-use super::{fetch, Failure, CLUSTER_VERSION};
+use super::{fetch, resolve::Comparison, Failure, CLUSTER_VERSION};
 use crate::{
     config::{Config, Url},
-    identity::{self, Founding, Resolver},
+    identity::{Founding, InitialCluster},
+    info,
+    logging::Log,
     services::parse_version,
+    warn,
 };
 use engine::wal::Identity;
 use serde_json::Value;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Patience with each URL before a cluster is founded, where most often nobody answers yet.
 const PROBE_PATIENCE: Duration = Duration::from_secs(1);
 /// Patience with each URL of a cluster that runs.
 const JOIN_PATIENCE: Duration = Duration::from_secs(10);
+/// A member that was added a moment ago may not be listed by every other one yet: they answer from what they applied.
+const LISTING_PATIENCE: Duration = Duration::from_secs(5);
+const LISTING_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// The oldest cluster that can be joined.
 const CLUSTER_VERSION_MIN: (u64, u64) = (3, 0);
 
 /// A member as the peer port lists it.
+#[derive(Clone)]
 struct Listed {
     id: u64,
     name: String,
@@ -29,6 +36,7 @@ struct Listed {
 
 struct Cluster {
     id: u64,
+    /// In ascending order of their identifiers.
     members: Vec<Listed>,
 }
 
@@ -40,7 +48,7 @@ pub fn refuse_bootstrapped(founding: &Founding) -> Result<(), Failure> {
         .filter(|m| m.id != founding.local_id);
     let mut urls: Vec<Url> = others.flat_map(|m| m.peer_urls.clone()).collect();
     urls.sort();
-    let Some(cluster) = urls.iter().find_map(|url| cluster_at(url, PROBE_PATIENCE)) else {
+    let Ok(cluster) = first_answer(&urls, PROBE_PATIENCE) else {
         return Ok(());
     };
     let local = cluster.members.iter().find(|m| m.id == founding.local_id);
@@ -55,23 +63,41 @@ pub fn refuse_bootstrapped(founding: &Founding) -> Result<(), Failure> {
 }
 
 /// Finds out from the running members who this one is in their cluster.
-pub fn join(config: &Config, resolver: &dyn Resolver) -> Result<Identity, Failure> {
-    let local = identity::joining(config)?;
-    let mut others = local.other_urls(&config.name);
-    others.sort();
-    let cluster = others
-        .iter()
-        .find_map(|url| cluster_at(url, JOIN_PATIENCE))
-        .ok_or(
-            "cannot fetch cluster info from peer urls: could not retrieve cluster information from the given URLs",
-        )?;
-    let member_id = matched(config, &local, &cluster, resolver)
+pub fn join(
+    config: &Config,
+    local: &InitialCluster,
+    comparison: &Comparison<'_>,
+    log: &Log,
+) -> Result<Identity, Failure> {
+    let others = local.other_urls(&config.name);
+    let end = Instant::now() + LISTING_PATIENCE;
+    let cluster = loop {
+        let cluster = first_answer(&others, JOIN_PATIENCE)
+            .map_err(|why| format!("cannot fetch cluster info from peer urls: {why}"))?;
+        let is_unlisted = cluster.members.len() < local.members().count();
+        if !is_unlisted || Instant::now() >= end {
+            break cluster;
+        }
+        info!(log, "the cluster lists fewer members than --initial-cluster; asking again",
+            "listed" => cluster.members.len(), "retry-interval" => LISTING_RETRY_INTERVAL);
+        std::thread::sleep(LISTING_RETRY_INTERVAL);
+    };
+    let member_id = matched(config, local, &cluster, comparison)
         .map_err(|why| format!("error validating peerURLs {}: {why}", shown(&cluster)))?;
-    check_version(&others)?;
+    check_version(&cluster, member_id, log)?;
     Ok(Identity {
         cluster_id: cluster.id,
         member_id,
     })
+}
+
+fn first_answer(urls: &[Url], patience: Duration) -> Result<Cluster, &'static str> {
+    let answer = urls.iter().find_map(|url| cluster_at(url, patience));
+    let cluster = answer.ok_or("could not retrieve cluster information from the given URLs")?;
+    match cluster.members.is_empty() {
+        true => Err("failed to get raft cluster member(s) from the given URLs"),
+        false => Ok(cluster),
+    }
 }
 
 fn cluster_at(url: &Url, patience: Duration) -> Option<Cluster> {
@@ -82,10 +108,9 @@ fn cluster_at(url: &Url, patience: Duration) -> Option<Cluster> {
     let id = u64::from_str_radix(response.header("x-etcd-cluster-id")?, 16).ok()?;
     let list: Value = serde_json::from_slice(&response.body).ok()?;
     let members = list.as_array()?.iter().map(listed);
-    Some(Cluster {
-        id,
-        members: members.collect::<Option<_>>()?,
-    })
+    let mut members: Vec<Listed> = members.collect::<Option<_>>()?;
+    members.sort_by_key(|member| member.id);
+    Some(Cluster { id, members })
 }
 
 fn listed(member: &Value) -> Option<Listed> {
@@ -107,14 +132,15 @@ fn listed(member: &Value) -> Option<Listed> {
 }
 
 /// Every member of the cluster must be one of the configured ones, by its URLs; the one that matches this member's name
-/// there gives the identifier.
+/// gives the identifier. Names of the others need not match.
 fn matched(
     config: &Config,
-    local: &identity::InitialCluster,
+    local: &InitialCluster,
     cluster: &Cluster,
-    resolver: &dyn Resolver,
+    comparison: &Comparison<'_>,
 ) -> Result<u64, String> {
-    let mut configured: Vec<(&str, &[Url])> = local.members().collect();
+    // In etcd's order, which decides on the error that is shown.
+    let mut configured = Founding::of(local, &config.initial_cluster_token, &config.name).members;
     if configured.len() != cluster.members.len() {
         return Err("member count is unequal".into());
     }
@@ -123,8 +149,9 @@ fn matched(
         let urls: Result<Vec<Url>, _> = member.peer_urls.iter().map(|u| Url::parse(u)).collect();
         let urls = urls.map_err(|error| error.to_string())?;
         let mut last = None;
-        let at = configured.iter().position(|(_, theirs)| {
-            identity::urls_match(&urls, theirs, resolver)
+        let at = configured.iter().position(|founder| {
+            comparison
+                .check(&urls, &founder.peer_urls)
                 .map_err(|why| last = Some(why))
                 .is_ok()
         });
@@ -136,8 +163,7 @@ fn matched(
                 last.map_or(String::new(), |why| why.to_string()),
             ));
         };
-        let (name, _) = configured.remove(at);
-        if name == config.name {
+        if configured.remove(at).name == config.name {
             own = Some(member.id);
         }
     }
@@ -167,16 +193,15 @@ fn shown(cluster: &Cluster) -> String {
     )
 }
 
-/// The cluster must not speak a newer version than this member.
-fn check_version(others: &[Url]) -> Result<(), Failure> {
+/// The cluster must not speak a newer version than this member. Members that do not answer are passed over, but one must.
+fn check_version(cluster: &Cluster, local_id: u64, log: &Log) -> Result<(), Failure> {
     let refused = || Failure::from("incompatible with current running cluster");
     let own = parse_version(CLUSTER_VERSION).ok_or_else(refused)?;
     let mut answered = false;
-    for url in others {
-        let Ok(response) = fetch::get(url, "/version", JOIN_PATIENCE) else {
-            continue;
-        };
-        let Ok(versions) = serde_json::from_slice::<Value>(&response.body) else {
+    for member in cluster.members.iter().filter(|m| m.id != local_id) {
+        let Some((url, versions)) = member.peer_urls.iter().find_map(|url| version_at(url)) else {
+            warn!(log, "failed to get version of remote member",
+                "remote-member-id" => format!("{:x}", member.id));
             continue;
         };
         answered = true;
@@ -188,9 +213,13 @@ fn check_version(others: &[Url]) -> Result<(), Failure> {
             continue;
         }
         // Asked only now: the answer waits for a quorum, which a cluster that grows from one member lacks at this moment.
-        let downgrading = fetch::get(url, "/downgrade/enabled", JOIN_PATIENCE)
+        let downgrading = fetch::get(&url, "/downgrade/enabled", JOIN_PATIENCE)
             .is_ok_and(|response| response.body.trim_ascii() == b"true");
         if !downgrading || version != (own.0, own.1 + 1) {
+            warn!(log, "cluster version of remote member is not compatible",
+                "remote-member-id" => format!("{:x}", member.id),
+                "remote-member-cluster-version" => format!("{}.{}", version.0, version.1),
+                "maximum-cluster-version-supported" => format!("{}.{}", own.0, own.1));
             return Err(refused());
         }
     }
@@ -198,4 +227,11 @@ fn check_version(others: &[Url]) -> Result<(), Failure> {
         true => Ok(()),
         false => Err(refused()),
     }
+}
+
+fn version_at(url: &str) -> Option<(Url, Value)> {
+    let url = Url::parse(url).ok()?;
+    let response = fetch::get(&url, "/version", JOIN_PATIENCE).ok()?;
+    let versions = serde_json::from_slice(&response.body).ok()?;
+    Some((url, versions))
 }

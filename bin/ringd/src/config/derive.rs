@@ -3,6 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     path::PathBuf,
+    time::Duration,
 };
 
 use super::{
@@ -10,7 +11,7 @@ use super::{
     load::Host,
     settings::{Mode, Settings},
     value::Value,
-    AutoCompaction, ClusterState, Config, Url, WalIo, NAME_DEFAULT,
+    AutoCompaction, ClusterState, Config, Discovery, Url, WalIo, NAME_DEFAULT,
 };
 use crate::logging;
 
@@ -63,11 +64,9 @@ pub(super) fn derive(settings: &Settings, host: &dyn Host) -> Derived {
     }
     let name = settings.text("name");
     let initial_cluster = match settings.text("initial-cluster") {
-        text if settings.is_set("initial-cluster")
-            && !(text.is_empty() && settings.mode == Mode::File) =>
-        {
-            text
-        }
+        // An empty list is a list, and bootstrap misses this member in it.
+        text if settings.is_set("initial-cluster") => text,
+        _ if is_discovered(settings) => String::new(),
         // A member without a name is in no cluster; bootstrap says so.
         _ if name.is_empty() => String::new(),
         _ if name != NAME_DEFAULT => cluster_of(&name, &peer_urls),
@@ -114,7 +113,12 @@ pub(super) fn config(
             _ => ClusterState::New,
         },
         initial_cluster_token: settings.text("initial-cluster-token"),
+        discovery_srv: settings.text("discovery-srv"),
+        discovery_srv_name: settings.text("discovery-srv-name"),
+        discovery: discovery(settings),
+        force_new_cluster: settings.bool("force-new-cluster"),
         strict_reconfig_check: settings.bool("strict-reconfig-check"),
+        max_learners: usize::try_from(settings.int("max-learners")).unwrap_or(0),
         pre_vote: settings.bool("pre-vote"),
         quota_backend_bytes: settings.int("quota-backend-bytes"),
         max_txn_ops: settings.uint("max-txn-ops"),
@@ -156,6 +160,36 @@ pub(super) fn config(
             _ => WalIo::Auto,
         },
     }
+}
+
+/// The members are not configured but found.
+fn is_discovered(settings: &Settings) -> bool {
+    !settings.text("discovery-srv").is_empty() || !settings.words("discovery-endpoints").is_empty()
+}
+
+fn discovery(settings: &Settings) -> Option<Discovery> {
+    let endpoints = settings.words("discovery-endpoints");
+    let time = |name: &str| {
+        let ns = settings.duration_ns(name);
+        Duration::from_nanos(u64::try_from(ns).unwrap_or(0))
+    };
+    (!endpoints.is_empty()).then(|| Discovery {
+        token: settings.text("discovery-token"),
+        endpoints: endpoints
+            .iter()
+            .map(|endpoint| plain_endpoint(endpoint).to_owned())
+            .collect(),
+        dial_timeout: time("discovery-dial-timeout"),
+        request_timeout: time("discovery-request-timeout"),
+        keepalive_time: time("discovery-keepalive-time"),
+        keepalive_timeout: time("discovery-keepalive-timeout"),
+    })
+}
+
+/// `host:port` of an endpoint without TLS.
+pub(super) fn plain_endpoint(endpoint: &str) -> &str {
+    let endpoint = endpoint.strip_prefix("http://").unwrap_or(endpoint);
+    endpoint.trim_end_matches('/')
 }
 
 fn urls_of(value: &Value) -> Vec<Url> {

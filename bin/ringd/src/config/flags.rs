@@ -75,6 +75,7 @@ impl Group {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     Top(&'static str),
+    /// The path of the block, with dots, and the key in it.
     Block(&'static str, &'static str),
     None,
 }
@@ -116,10 +117,31 @@ impl Flag {
         if let Some((block, key)) = name.split_once('.') {
             return Place::Block(block, key);
         }
+        const DISCOVERY: &str = "discovery-config";
+        const DISCOVERY_CLIENT: &str = "discovery-config.client";
+        const DISCOVERY_SECURE: &str = "discovery-config.client.secure";
+        const DISCOVERY_AUTH: &str = "discovery-config.client.auth";
         const PEER: &str = "peer-transport-security";
         const CLIENT: &str = "client-transport-security";
         match name {
             "config-file" | "version" | "client-crl-file" | "peer-crl-file" => Place::None,
+            "discovery-token" => Place::Block(DISCOVERY, "token"),
+            "discovery-user" => Place::Block(DISCOVERY_AUTH, "username"),
+            "discovery-password" => Place::Block(DISCOVERY_AUTH, "password"),
+            "discovery-cert"
+            | "discovery-key"
+            | "discovery-cacert"
+            | "discovery-insecure-transport"
+            | "discovery-insecure-skip-tls-verify" => {
+                Place::Block(DISCOVERY_SECURE, &name["discovery-".len()..])
+            }
+            "discovery-endpoints"
+            | "discovery-dial-timeout"
+            | "discovery-request-timeout"
+            | "discovery-keepalive-time"
+            | "discovery-keepalive-timeout" => {
+                Place::Block(DISCOVERY_CLIENT, &name["discovery-".len()..])
+            }
             "socket-reuse-port" => Place::Block("socket-options", "reuse-port"),
             "socket-reuse-address" => Place::Block("socket-options", "reuse-address"),
             "experimental-snapshot-catchup-entries" => {
@@ -256,29 +278,29 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("discovery", Text, "", Clustering, Refused, "URL of a v2 discovery token.").until("3.7"),
     flag("discovery-fallback", Choice(&["exit", "proxy"]), "proxy", Clustering, Ignored, "What to do when v2 discovery fails.").until("3.7"),
     flag("discovery-proxy", Text, "", Clustering, Ignored, "HTTP proxy for v2 discovery.").until("3.7"),
-    flag("discovery-endpoints", Words, "", Clustering, Refused, "Endpoints of the v3 discovery service.").since("3.6"),
-    flag("discovery-token", Text, "", Clustering, Refused, "Token of v3 discovery.").since("3.6"),
-    flag("discovery-dial-timeout", Duration, "2s", Clustering, Ignored, "Dial time-out of v3 discovery.").since("3.6"),
-    flag("discovery-request-timeout", Duration, "5s", Clustering, Ignored, "Request time-out of v3 discovery.").since("3.6"),
-    flag("discovery-keepalive-time", Duration, "2s", Clustering, Ignored, "Keep-alive interval of v3 discovery.").since("3.6"),
-    flag("discovery-keepalive-timeout", Duration, "6s", Clustering, Ignored, "Keep-alive time-out of v3 discovery.").since("3.6"),
-    flag("discovery-insecure-transport", Bool, "true", Clustering, Ignored, "Allow v3 discovery without TLS.").since("3.6"),
+    flag("discovery-endpoints", Words, "", Clustering, Acts, "Endpoints of the v3 discovery service.").since("3.6"),
+    flag("discovery-token", Text, "", Clustering, Acts, "Token of v3 discovery.").since("3.6"),
+    flag("discovery-dial-timeout", Duration, "2s", Clustering, Acts, "Dial time-out of v3 discovery.").since("3.6"),
+    flag("discovery-request-timeout", Duration, "5s", Clustering, Acts, "Request time-out of v3 discovery.").since("3.6"),
+    flag("discovery-keepalive-time", Duration, "2s", Clustering, Acts, "Keep-alive interval of v3 discovery.").since("3.6"),
+    flag("discovery-keepalive-timeout", Duration, "6s", Clustering, Acts, "Keep-alive time-out of v3 discovery.").since("3.6"),
+    flag("discovery-insecure-transport", Bool, "true", Clustering, RefusedSecurity, "Allow v3 discovery without TLS.").since("3.6"),
     flag("discovery-insecure-skip-tls-verify", Bool, "false", Clustering, Ignored, "Skip the certificate check of v3 discovery.").since("3.6"),
-    flag("discovery-cert", Text, "", Clustering, Refused, "Client certificate for v3 discovery.").since("3.6"),
-    flag("discovery-key", Text, "", Clustering, Refused, "Client key for v3 discovery.").since("3.6"),
-    flag("discovery-cacert", Text, "", Clustering, Refused, "CA certificate for v3 discovery.").since("3.6"),
-    flag("discovery-user", Text, "", Clustering, Refused, "User for v3 discovery: name[:password].").since("3.6"),
-    flag("discovery-password", Text, "", Clustering, Refused, "Password for v3 discovery.").since("3.6"),
-    flag("discovery-srv", Text, "", Clustering, Refused, "DNS domain whose SRV records list the members."),
-    flag("discovery-srv-name", Text, "", Clustering, Ignored, "Suffix of the SRV service name."),
-    flag("strict-reconfig-check", Bool, "true", Clustering, Ignored, "Refuse membership changes that would cost the quorum."),
+    flag("discovery-cert", Text, "", Clustering, RefusedSecurity, "Client certificate for v3 discovery.").since("3.6"),
+    flag("discovery-key", Text, "", Clustering, RefusedSecurity, "Client key for v3 discovery.").since("3.6"),
+    flag("discovery-cacert", Text, "", Clustering, RefusedSecurity, "CA certificate for v3 discovery.").since("3.6"),
+    flag("discovery-user", Text, "", Clustering, RefusedSecurity, "User for v3 discovery: name[:password].").since("3.6"),
+    flag("discovery-password", Text, "", Clustering, RefusedSecurity, "Password for v3 discovery.").since("3.6"),
+    flag("discovery-srv", Text, "", Clustering, Acts, "DNS domain whose SRV records list the members."),
+    flag("discovery-srv-name", Text, "", Clustering, Acts, "Suffix of the SRV service name."),
+    flag("strict-reconfig-check", Bool, "true", Clustering, Acts, "Refuse membership changes that would cost the quorum."),
     flag("pre-vote", Bool, "true", Clustering, Acts, "Ask whether an election could be won before starting it."),
     flag("auto-compaction-retention", Text, "0", Clustering, Ignored, "History to keep: hours or a duration (periodic), or a number of revisions; 0 for all."),
     flag("auto-compaction-mode", Text, "periodic", Clustering, Ignored, "Meaning of auto-compaction-retention: `periodic` or `revision`."),
     flag("enable-v2", Bool, "false", Clustering, Ignored, "The v2 API; not offered.").until("3.6"),
     flag("experimental-enable-v2v3", Text, "", Clustering, Ignored, "The v2 API over v3 storage; not offered.").until("3.6"),
     flag("v2-deprecation", QuotedChoice(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "not-yet", Clustering, Ignored, "Phase of the v2 store's removal; ringd has none."),
-    flag("max-learners", Int, "1", Clustering, Ignored, "Learners that the cluster may have.").since("3.6"),
+    flag("max-learners", Int, "1", Clustering, Acts, "Learners that the cluster may have.").since("3.6"),
 
     flag("cert-file", Text, "", Security, RefusedSecurity, "Certificate for client listeners."),
     flag("key-file", Text, "", Security, RefusedSecurity, "Key for client listeners."),
@@ -351,10 +373,10 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("compact-hash-check-time", Duration, "1m", Experimental, Ignored, "Interval of the comparison of compaction hashes.").since("3.6"),
     flag("experimental-enable-lease-checkpoint", Bool, "false", Experimental, Ignored, "Replicate remaining lease times.").until("3.7"),
     flag("experimental-enable-lease-checkpoint-persist", Bool, "false", Experimental, Ignored, "Store remaining lease times.").since("3.5.2").until("3.7"),
-    flag("experimental-compaction-batch-limit", Int, "1000", Experimental, Acts, "Revisions that a compaction removes in one go.").until("3.7"),
-    flag("compaction-batch-limit", Int, "1000", Experimental, Acts, "Revisions that a compaction removes in one go.").since("3.6"),
-    flag("experimental-compaction-sleep-interval", Duration, "10ms", Experimental, Acts, "Pause of a compaction between batches.").since("3.5.16").until("3.7"),
-    flag("compaction-sleep-interval", Duration, "10ms", Experimental, Acts, "Pause of a compaction between batches.").since("3.6"),
+    flag("experimental-compaction-batch-limit", Int, "1000", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").until("3.7"),
+    flag("compaction-batch-limit", Int, "1000", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").since("3.6"),
+    flag("experimental-compaction-sleep-interval", Duration, "10ms", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").since("3.5.16").until("3.7"),
+    flag("compaction-sleep-interval", Duration, "10ms", Experimental, Ignored, "Accepted for compatibility: ringd compacts in short slices between requests.").since("3.6"),
     flag("experimental-watch-progress-notify-interval", Duration, "10m", Experimental, Acts, "Interval of progress notifications to watchers that ask for them.").until("3.7"),
     flag("watch-progress-notify-interval", Duration, "10m", Experimental, Acts, "Interval of progress notifications to watchers that ask for them.").since("3.6"),
     flag("experimental-warning-apply-duration", Duration, "100ms", Experimental, Ignored, "Requests that take longer are logged.").until("3.7"),
@@ -373,7 +395,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("downgrade-check-time", Duration, "5s", Experimental, Ignored, "Interval of the downgrade check.").since("3.6"),
     flag("feature-gates", Text, "", Experimental, Ignored, "Features to switch: Name=true[,Name=false...].").since("3.6"),
 
-    flag("force-new-cluster", Bool, "false", Unsafe, Refused, "Make a one-member cluster of this member's data."),
+    flag("force-new-cluster", Bool, "false", Unsafe, Acts, "Make a one-member cluster of this member's data; for one start only."),
     flag("unsafe-no-fsync", Bool, "false", Unsafe, Ignored, "Write without flushing. ringd always flushes."),
 
     flag("wal-io", Choice(&["auto", "thread", "inline", "ring"]), "auto", Ringd, Acts, "How log writes reach the device; `auto` measures at first start."),

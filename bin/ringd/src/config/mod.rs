@@ -23,7 +23,7 @@ mod validate;
 mod value;
 mod yaml;
 
-use std::{io, path::PathBuf};
+use std::{io, path::PathBuf, time::Duration};
 
 pub use help::{go_arch, ETCD_VERSION, GIT_SHA, GO_OS, GO_VERSION, RINGD_VERSION};
 pub use load::{load, load_on, Host, System};
@@ -70,6 +70,18 @@ pub enum Quota {
     Bytes(u64),
 }
 
+/// The service in which the members of a new cluster find one another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Discovery {
+    pub token: String,
+    /// `host:port`
+    pub endpoints: Vec<String>,
+    pub dial_timeout: Duration,
+    pub request_timeout: Duration,
+    pub keepalive_time: Duration,
+    pub keepalive_timeout: Duration,
+}
+
 /// A server's configuration, checked and complete. Lists of URLs are sorted and never empty unless noted.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -93,7 +105,16 @@ pub struct Config {
     pub initial_cluster: String,
     pub initial_cluster_state: ClusterState,
     pub initial_cluster_token: String,
+    /// Domain whose SRV records list the members; empty for none.
+    pub discovery_srv: String,
+    /// Suffix of the service's name in those records.
+    pub discovery_srv_name: String,
+    pub discovery: Option<Discovery>,
+    /// A member that has data becomes the only one of its cluster.
+    pub force_new_cluster: bool,
     pub strict_reconfig_check: bool,
+    /// Alike on all members: it decides when an entry is applied.
+    pub max_learners: usize,
     pub pre_vote: bool,
     /// As given: 0 is the default, negative is unlimited.
     pub quota_backend_bytes: i64,

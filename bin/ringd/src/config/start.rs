@@ -40,7 +40,7 @@ impl Config {
             .with("wal-dir", wal_dir.clone())
             .with("wal-dir-dedicated", wal_dir)
             .with("member-dir", path(&self.member_dir()))
-            .with("force-new-cluster", false)
+            .with("force-new-cluster", self.force_new_cluster)
             .with("heartbeat-interval", ms(self.heartbeat_interval_ms))
             .with("election-timeout", ms(self.election_timeout_ms))
             .with(

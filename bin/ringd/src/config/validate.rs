@@ -4,7 +4,7 @@ use super::{
     duration::{self, format_ns},
     flags::{Effect, Flag, Kind},
     settings::{Mode, Settings},
-    url::{quoted, Url},
+    url::{quoted, split_host_port, Url},
     value::Value,
 };
 use crate::{
@@ -167,9 +167,16 @@ fn bootstrap(settings: &Settings) -> Result<(), String> {
     .filter(|b| **b)
     .count();
     if count > 1 {
-        return Err(
-            "multiple discovery or bootstrap flags are set. Choose one of \"initial-cluster\", \"discovery\" or \"discovery-srv\"".into(),
-        );
+        // The text of the release that has the flags.
+        let known = match v3 {
+            true => {
+                "\"initial-cluster\", \"discovery\", \"discovery-endpoints\" or \"discovery-srv\""
+            }
+            false => "\"initial-cluster\", \"discovery\" or \"discovery-srv\"",
+        };
+        return Err(format!(
+            "multiple discovery or bootstrap flags are set. Choose one of {known}"
+        ));
     }
     let v3_names = [
         "discovery-token",
@@ -360,8 +367,21 @@ pub(super) fn refuse(settings: &Settings) -> Result<(), String> {
                     "{name} is not supported by this version of ringd, which would run without the protection that it asks for; remove it to start all the same"
                 ))
             }
+            Effect::Refused if flag.name == "discovery" => return Err(format!(
+                "{name} is not supported by ringd, which has no v2 store (etcd 3.7 removed it as well): use --discovery-endpoints with --discovery-token, or --discovery-srv"
+            )),
             Effect::Refused => return Err(format!("{name} is not supported by this version of ringd ({})", shown(value))),
             Effect::Acts | Effect::Ignored => {}
+        }
+    }
+    for endpoint in settings.words("discovery-endpoints") {
+        let plain = super::derive::plain_endpoint(&endpoint);
+        if plain.contains('/') || split_host_port(plain).is_none() {
+            return Err(format!(
+                "--discovery-endpoints has {}, and this version of ringd speaks to the discovery service without TLS only: \
+                 name it as http://host:port or host:port",
+                quoted(&endpoint)
+            ));
         }
     }
     if settings.text("cores") == "split" {

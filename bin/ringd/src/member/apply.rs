@@ -17,18 +17,28 @@ use proto::{etcdserverpb::InternalRaftRequest, membershippb, raftpb};
 
 /// A removed member goes on for this long, so that the others learn of its removal from it if it led them.
 const REMOVED_LINGER_NS: u64 = 1_000_000_000;
+/// When an entry lacks pages, those of so many entries behind it are fetched along: a restart and a follower that catches up
+/// would otherwise wait for one page after the other.
+const PLANNED_ENTRIES_MAX: usize = 1024;
+const PLANNED_PAGES_PER_JOB: usize = 64;
 
 impl Member {
     /// Applies what is committed, as far as its pages are there.
     pub(super) fn apply_committed(&mut self, now_ns: u64) {
         let mut applied = None;
-        while let Some(entry) = self.apply_queue.pop_front() {
+        while !self.is_overfull() {
+            let Some(entry) = self.apply_queue.pop_front() else {
+                break;
+            };
             if self.halted {
                 return;
             }
             let index = entry.index();
             if let Err(miss) = self.apply_entry(&entry, now_ns) {
-                self.fetch(&miss);
+                // Pages that are on their way already were planned for with their neighbours.
+                if self.fetch(&miss) {
+                    self.fetch_queued();
+                }
                 self.apply_awaits = miss.pages;
                 self.apply_queue.push_front(entry);
                 break;
@@ -37,6 +47,25 @@ impl Member {
         }
         if let Some(index) = applied {
             self.node.applied(index);
+        }
+    }
+
+    /// Asks for the pages that the next entries will need. Entries that cannot be read are left for their turn.
+    fn fetch_queued(&mut self) {
+        let mut missing = Miss::default();
+        for entry in self.apply_queue.iter().take(PLANNED_ENTRIES_MAX) {
+            if entry.r#type() != raftpb::EntryType::EntryNormal {
+                continue;
+            }
+            let data = entry.data.clone().unwrap_or_default();
+            if let Ok(Payload::Request(request)) = decode_internal_request(data) {
+                self.store.plan(&request, &mut missing);
+            }
+        }
+        // Several jobs, for several threads of the pool, and so that the first pages are here soon.
+        for pages in missing.pages.chunks(PLANNED_PAGES_PER_JOB) {
+            let pages = pages.to_vec();
+            self.fetch(&Miss { pages });
         }
     }
 
@@ -139,11 +168,16 @@ impl Member {
         if accepted.is_err() {
             raft_change.node_id = Some(0);
         }
-        match self
-            .node
-            .apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2())
-        {
+        let state = match self.half_applied.take() {
+            Some((of, state)) if of == index => Ok(state),
+            _ => self
+                .node
+                .apply_conf_change(&raft::ConfChange::V1(raft_change).to_v2()),
+        };
+        match state {
             Ok(state) => {
+                // Raft takes a change once, however often the store has to wait for pages.
+                self.half_applied = Some((index, state.clone()));
                 self.store
                     .apply_conf_change(index, term, accepted.as_ref().ok(), state)?;
                 self.changed(&change, accepted.map(|_| ()));

@@ -191,21 +191,34 @@ impl Member {
         self.reply(call, result.map_err(Into::into));
     }
 
-    /// Asks for pages, unless they are on their way already.
-    pub(super) fn fetch(&mut self, miss: &Miss) {
+    /// Asks for pages, unless they are on their way already; false if all of them are.
+    pub(super) fn fetch(&mut self, miss: &Miss) -> bool {
         if miss.is_empty() {
-            return;
+            return false;
         }
-        if let Some(job) = self.store.pages_mut().fetch_job(miss) {
-            self.effects.push(Effect::Fetch(job));
+        match self.store.pages_mut().fetch_job(miss) {
+            Some(job) => self.effects.push(Effect::Fetch(job)),
+            None => return false,
         }
+        true
     }
 
     pub(super) fn fetched(&mut self, done: FetchDone) {
         self.background.starved = false;
-        match self.store.pages_mut().fetch_done(done) {
+        self.evict_due = true;
+        match self.store.pages_mut().fetch_done_keeping(done) {
             Ok(()) => self.reads.pages_arrived(),
             Err(error) => self.damaged(&error),
+        }
+    }
+
+    /// Makes room after whoever waits for pages had another try. Each round of the clock brings pages closer to their end, and
+    /// a step that runs again must find what it touched before: one round between two tries, however many fetches end.
+    pub(super) fn evict(&mut self, tried_again: bool) {
+        if self.evict_due && (tried_again || !self.reads.wait_for_pages()) {
+            self.evict_due = false;
+            // Whether more is left to evict shows at the next pulse.
+            self.store.pages_mut().evict_some();
         }
     }
 

@@ -17,6 +17,10 @@ const FULL_DISK_RETRY_NS: u64 = 1_000_000_000;
 /// Changed bytes at which a checkpoint begins while the page file has only its reserve: a part of that.
 const SHORT_DIRTY_BYTES: u64 = 2 << 20;
 
+/// Beyond the same by this much nothing is applied: a leader has refused proposals before, but a follower takes what comes,
+/// and where a checkpoint hangs its memory would fill.
+const DIRTY_BYTES_RESERVE: u64 = 128 << 20;
+
 /// Applied entries that the log keeps for other members, unless they fill more than [`RETAINED_SEGMENTS_MAX`] segments.
 const RETAINED_ENTRIES: u64 = 5_000;
 const RETAINED_SEGMENTS_MAX: u64 = 2;
@@ -132,8 +136,17 @@ impl Member {
 
     /// Changed pages are held in memory until they are written back; at this much, proposals wait.
     pub(super) fn is_full(&self) -> bool {
+        self.changed_bytes() >= DIRTY_BYTES_MAX
+    }
+
+    /// Whether applying has to wait for a checkpoint.
+    pub(super) fn is_overfull(&self) -> bool {
+        self.changed_bytes() >= DIRTY_BYTES_MAX + DIRTY_BYTES_RESERVE
+    }
+
+    fn changed_bytes(&self) -> u64 {
         let pages = self.store.pages();
-        pages.dirty_bytes() + pages.frozen_bytes() >= DIRTY_BYTES_MAX
+        pages.dirty_bytes() + pages.frozen_bytes()
     }
 
     /// Whether background work may change pages: what it changes is held in memory as well, so it waits for a checkpoint

@@ -13,6 +13,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// A member counts as healthy after being connected for this long.
 const HEALTHY_AFTER_NS: u64 = 5_000_000_000;
+/// How long after its start a member may have its first election advanced.
+const ADVANCE_WITHIN_NS: u64 = 5_000_000_000;
+/// Ticks that stay of an election timeout then, for a leader to be heard of.
+const ADVANCE_LEAVES_TICKS: u32 = 2;
 /// Callers of MoveLeader at once.
 const TRANSFERS_MAX: usize = 16;
 
@@ -25,6 +29,8 @@ pub(super) struct Cluster {
     leader_since_ns: u64,
     /// Callers of MoveLeader, with the leader that they wait for.
     transfers: VecDeque<(CallId, u64)>,
+    /// The first election is to come sooner once enough members are connected.
+    advances: bool,
     /// When the fast failover goes on.
     failover_due_ns: Option<u64>,
     /// A stop waits for another leader until then.
@@ -50,6 +56,14 @@ impl Member {
             .collect()
     }
 
+    /// Where the others reach this member, if the cluster knows it.
+    pub fn own_peer_urls(&self) -> Vec<String> {
+        let own = self.store.member(self.config.member_id);
+        own.and_then(|member| member.raft_attributes.as_ref())
+            .map(|attributes| attributes.peer_urls.clone())
+            .unwrap_or_default()
+    }
+
     pub fn removed_members(&self) -> impl Iterator<Item = u64> + '_ {
         self.store.removed_members()
     }
@@ -65,8 +79,13 @@ impl Member {
         learners.contains(self.config.member_id)
     }
 
-    pub(super) fn message(&mut self, message: raftpb::Message) {
+    pub(super) fn message(&mut self, mut message: raftpb::Message) {
         let kind = message.r#type();
+        if kind == raftpb::MessageType::MsgApp && self.wal.is_congested() {
+            // Raft bounds what its log holds; what other leaders replaced may still wait for the disk as well. The leader
+            // sends the entries again.
+            message.entries.clear();
+        }
         let from = message.from();
         if let Err(error) = self.node.step(message) {
             if error.is_fatal() {
@@ -92,8 +111,28 @@ impl Member {
     pub(super) fn connected(&mut self, peer: u64, connected: bool, now_ns: u64) {
         if connected {
             self.cluster.connected.entry(peer).or_insert(now_ns);
+            self.advance_election(now_ns);
         } else {
             self.cluster.connected.remove(&peer);
+        }
+    }
+
+    /// Lets the first election come sooner, once more than one other member is connected: then a leader that there is
+    /// would be heard of.
+    pub fn advance_first_election(&mut self) {
+        self.cluster.advances = true;
+    }
+
+    fn advance_election(&mut self, now_ns: u64) {
+        if !self.cluster.advances || self.cluster.connected.len() < 2 {
+            return;
+        }
+        self.cluster.advances = false;
+        if now_ns > ADVANCE_WITHIN_NS || self.has_leader() || self.node.role() != Role::Follower {
+            return;
+        }
+        for _ in ADVANCE_LEAVES_TICKS..self.config.election_ticks {
+            self.node.tick();
         }
     }
 

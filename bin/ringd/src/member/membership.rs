@@ -359,21 +359,36 @@ impl Member {
 
     /// The members as etcd's peer port shows them.
     pub(super) fn members_json(&self) -> String {
-        let show = |member: pb::Member| {
-            let mut shown = serde_json::json!({ "id": member.id, "peerURLs": member.peer_ur_ls });
-            if member.is_learner {
-                shown["isLearner"] = true.into();
-            }
-            if !member.name.is_empty() {
-                shown["name"] = member.name.into();
-            }
-            if !member.client_ur_ls.is_empty() {
-                shown["clientURLs"] = member.client_ur_ls.into();
-            }
-            shown
-        };
-        let members: Vec<_> = self.store.member_list().into_iter().map(show).collect();
-        serde_json::Value::from(members).to_string()
+        let members = self.store.member_list();
+        let shown: Vec<Shown<'_>> = members.iter().map(Shown::of).collect();
+        // Strings and numbers always have a JSON form.
+        serde_json::to_string(&shown).unwrap_or_default()
+    }
+}
+
+/// A member in etcd's JSON; its fields stand in etcd's order.
+#[derive(serde::Serialize)]
+struct Shown<'a> {
+    id: u64,
+    #[serde(rename = "peerURLs")]
+    peer_urls: &'a [String],
+    #[serde(rename = "isLearner", skip_serializing_if = "std::ops::Not::not")]
+    is_learner: bool,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    name: &'a str,
+    #[serde(rename = "clientURLs", skip_serializing_if = "<[String]>::is_empty")]
+    client_urls: &'a [String],
+}
+
+impl Shown<'_> {
+    fn of(member: &pb::Member) -> Shown<'_> {
+        Shown {
+            id: member.id,
+            peer_urls: &member.peer_ur_ls,
+            is_learner: member.is_learner,
+            name: &member.name,
+            client_urls: &member.client_ur_ls,
+        }
     }
 }
 

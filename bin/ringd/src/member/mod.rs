@@ -308,6 +308,8 @@ pub struct Member {
     apply_queue: VecDeque<raftpb::Entry>,
     /// Pages that the first of them waits for.
     apply_awaits: Vec<PageNo>,
+    /// A configuration change that Raft has applied and the store may not, by its index.
+    half_applied: Option<(u64, raftpb::ConfState)>,
     proposals: Proposals,
     /// Proposals that another member took into its log.
     passed: propose::Passed,
@@ -331,6 +333,8 @@ pub struct Member {
     upkeep: upkeep::Upkeep,
     next_tick_ns: u64,
     introduced: Introduction,
+    /// There may be more pages resident than the budget allows.
+    evict_due: bool,
     /// A damaged page was met and the alarm was raised for it.
     corrupt: bool,
     /// The places of damage that the log was told of.
@@ -367,6 +371,7 @@ impl Member {
             lazy_hard_state: None,
             apply_queue: VecDeque::new(),
             apply_awaits: Vec::new(),
+            half_applied: None,
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
@@ -385,6 +390,7 @@ impl Member {
             upkeep: upkeep::Upkeep::default(),
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
+            evict_due: false,
             corrupt: false,
             damage_told: BTreeSet::new(),
             alarm_again_ns: 0,
@@ -490,7 +496,8 @@ impl Member {
             }
         }
         self.introduce(now_ns);
-        self.run_reads(now_ns);
+        let tried_again = self.run_reads(now_ns);
+        self.evict(tried_again);
         self.emit_log_writes(now_ns);
         self.emit_watch_events();
         if let Some(error) = self.store.pages_mut().take_fault() {
@@ -599,8 +606,7 @@ impl Member {
         self.wal.on_timer(now_ns);
         self.expire_leases(now_ns);
         self.watch_timer(now_ns);
-        // Whether more is left to evict shows at the next pulse.
-        self.store.pages_mut().evict_some();
+        self.evict_due = true;
     }
 }
 

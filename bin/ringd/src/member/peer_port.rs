@@ -43,11 +43,10 @@ impl Member {
             }
             PeerRequest::Version => {
                 let cluster = self.store.cluster_version();
-                let body = serde_json::json!({
-                    "etcdserver": self.config.version,
-                    "etcdcluster": cluster.map_or("not_decided".into(), |v| v.to_string()),
-                });
-                self.reply(call, Ok(body.to_string().into()));
+                let cluster = cluster.map_or("not_decided".into(), |v| v.to_string());
+                let server = self.config.version;
+                let body = format!(r#"{{"etcdserver":"{server}","etcdcluster":"{cluster}"}}"#);
+                self.reply(call, Ok(body.into()));
             }
             PeerRequest::HashKv { revision } => self.hash_kv(call, revision),
             PeerRequest::Promote { id } => {
@@ -101,12 +100,11 @@ impl Member {
     }
 
     pub(super) fn hash_kv_json(found: &HashKv, revision: i64) -> Bytes {
-        let body = serde_json::json!({
-            "header": { "revision": revision },
-            "hash": found.hash,
-            "compact_revision": found.compact_revision,
-        });
-        body.to_string().into()
+        let (hash, compacted) = (found.hash, found.compact_revision);
+        format!(
+            r#"{{"header":{{"revision":{revision}}},"hash":{hash},"compact_revision":{compacted}}}"#
+        )
+        .into()
     }
 
     pub(super) fn next_ask(&mut self) -> u64 {

@@ -289,6 +289,7 @@ impl Member {
         if self.node.commit_index() > applied + APPLY_BACKLOG_ENTRIES_MAX
             || self.proposals.len() + self.passed.callers.len() >= PROPOSALS_IN_FLIGHT_MAX
             || !self.wal.has_room()
+            || self.wal.is_congested()
             || self.is_full()
         {
             return Err(RequestError::TooManyRequests.into());

@@ -61,6 +61,10 @@ impl Reads {
         self.pages_arrived = true;
     }
 
+    pub fn wait_for_pages(&self) -> bool {
+        !self.parked.is_empty()
+    }
+
     /// A page will not come, and others may have.
     pub fn page_damaged(&mut self, page: PageNo) {
         self.pages_arrived = true;
@@ -164,9 +168,11 @@ impl Member {
         }
     }
 
-    /// Answers the reads whose round is confirmed and whose index is applied, and retries those whose pages came.
-    pub(super) fn run_reads(&mut self, now_ns: u64) {
-        if std::mem::take(&mut self.reads.pages_arrived) {
+    /// Answers the reads whose round is confirmed and whose index is applied, and retries those whose pages came. True if
+    /// pages came.
+    pub(super) fn run_reads(&mut self, now_ns: u64) -> bool {
+        let arrived = std::mem::take(&mut self.reads.pages_arrived);
+        if arrived {
             for read in std::mem::take(&mut self.reads.parked) {
                 self.try_read(read, now_ns);
             }
@@ -183,6 +189,7 @@ impl Member {
                 }
             }
         }
+        arrived
     }
 
     pub(super) fn expire_reads(&mut self, now_ns: u64) {

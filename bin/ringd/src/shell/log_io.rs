@@ -1,24 +1,27 @@
-//! How log writes reach the device: on the executor when nothing else is to be done, otherwise through writer threads.
+//! How log writes reach the device: through writer threads, for which the executor waits a moment when it has nothing else
+//! to do. It never waits for long: a device that hangs holds up what has to be durable, and nothing else.
 
 use crate::member::Input;
 use engine::page::is_disk_full;
 use engine::wal::{driver::LogFiles, probe, Completion, Probe, Write, WriterThreads};
-use std::{io, sync::Arc, task::Context};
+use std::{io, sync::Arc, task::Context, time::Duration};
 
 /// Writer threads: as many writes as the log has in flight.
 const WRITERS: usize = 2;
-/// A device whose 99.9th percentile is above this never gets inline writes: they would stop everything else for it.
-const INLINE_P999_NS_MAX: u64 = 10_000_000;
-/// An inline write that took longer than this sends the next ones to the threads...
-const INLINE_SLOW_NS: u64 = 5_000_000;
-/// ...for so many writes.
-const INLINE_PENALTY_WRITES: u32 = 1_000;
+/// A device whose 99.9th percentile is above this is never waited for.
+const WAIT_P999_NS_MAX: u64 = 10_000_000;
+/// The executor waits this long for a write: some times what a fast device takes...
+const WAIT_MAX: Duration = Duration::from_millis(2);
+/// ...and after a longer one it does not wait for so many writes.
+const WAIT_PENALTY_WRITES: u32 = 1_000;
 
 /// The setting of `--wal-io`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalIo {
     Auto,
+    /// The executor never waits.
     Thread,
+    /// A single member writes on the executor itself, and stands still when the device does.
     Inline,
 }
 
@@ -26,7 +29,7 @@ pub struct LogIo {
     files: Arc<LogFiles>,
     threads: WriterThreads,
     mode: WalIo,
-    /// Writes that still go to the threads after a slow inline one.
+    /// Writes that are still not waited for after a slow one.
     penalty: u32,
     completions: Vec<Completion>,
 }
@@ -44,7 +47,7 @@ impl LogIo {
         };
         let mode = match measured {
             None if mode == WalIo::Auto => WalIo::Thread,
-            Some(found) if found.inline_p999_ns > INLINE_P999_NS_MAX => WalIo::Thread,
+            Some(found) if found.inline_p999_ns > WAIT_P999_NS_MAX => WalIo::Thread,
             _ => mode,
         };
         let log = LogIo {
@@ -57,29 +60,31 @@ impl LogIo {
         Ok((log, measured))
     }
 
-    /// Carries a write out. `alone`: nobody else waits for the executor, so that it may as well wait for the device.
-    /// Returns the completion of an inline write.
-    pub fn submit(&mut self, write: Write, alone: bool) -> Option<Input> {
-        let inline = match self.mode {
-            WalIo::Thread => false,
-            WalIo::Inline => true,
-            WalIo::Auto => alone && self.penalty == 0,
-        };
+    /// Carries a write out. `may_wait`: no other member counts on this one's heartbeat; `alone`: nobody else waits for the
+    /// executor, so that it may as well wait for the device. What ends meanwhile goes to `inputs`.
+    pub fn submit(&mut self, write: Write, may_wait: bool, alone: bool, inputs: &mut Vec<Input>) {
+        if may_wait && self.mode == WalIo::Inline {
+            let result = self.files.write_inline(&write);
+            inputs.push(Input::LogWritten {
+                tag: write.tag,
+                result,
+                buffer: write.buf,
+            });
+            return;
+        }
+        self.threads.submit(write);
+        let waits = may_wait && alone && self.mode == WalIo::Auto && self.penalty == 0;
         self.penalty = self.penalty.saturating_sub(1);
-        if !inline {
-            self.threads.submit(write);
-            return None;
+        if !waits {
+            return;
         }
-        let begun = std::time::Instant::now();
-        let result = self.files.write_inline(&write);
-        if begun.elapsed().as_nanos() as u64 > INLINE_SLOW_NS {
-            self.penalty = INLINE_PENALTY_WRITES;
+        if !self
+            .threads
+            .wait_completions(WAIT_MAX, &mut self.completions)
+        {
+            self.penalty = WAIT_PENALTY_WRITES;
         }
-        Some(Input::LogWritten {
-            tag: write.tag,
-            result,
-            buffer: write.buf,
-        })
+        self.convert(inputs);
     }
 
     /// Moves the completions of the threads to `inputs`; without any, remembers whom to wake.

@@ -1,17 +1,19 @@
 //! The shell: one glommio executor that maps each operation to one system call and each completion to one input.
 //!
-//! Tasks: one accepts per listener, one reads per connection, and the pump. Readers hand bytes to the server and wake the
+//! Tasks: one accepts per listener, one reads per connection, one opens each connection to another member, and the pump.
+//! Readers hand bytes to the server and wake the
 //! pump; the pump runs after them, lets the server settle, carries its operations out and sends what waits in the
 //! connections. So everything that arrived in one turn of the ring shares one Raft batch, one flush and few sends.
 
 mod log_io;
 mod mailbox;
+mod peers;
 mod pool;
 
 use crate::{
     member::Input,
     process::Signal,
-    server::{Operation, Server},
+    server::{Link, Operation, Port, Server},
 };
 use engine::{
     page::{is_disk_full, CheckpointJob, PageDir, Progress, Stage},
@@ -21,12 +23,14 @@ use log_io::LogIo;
 pub use log_io::WalIo;
 use mailbox::Mailbox;
 use net::driver::{Listener, Socket};
+use peers::{Dial, Resolver};
 use pool::Pool;
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     future::poll_fn,
     io::{self, IoSlice},
+    net::SocketAddr,
     rc::Rc,
     sync::{
         atomic::{AtomicBool, Ordering},
@@ -45,6 +49,8 @@ const PULSE_NS_MAX: u64 = 50_000_000;
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Checkpoint runs go out at this pace, so that the log keeps the disk to itself.
 const CHECKPOINT_BYTES_PER_S: u64 = 50 << 20;
+/// What a run of its own costs the disk, however short it is.
+const CHECKPOINT_RUN_BYTES: u64 = 12 << 10;
 /// Pool threads for page fetches, checkpoints and log files.
 const POOL_THREADS: usize = 2;
 /// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
@@ -59,6 +65,11 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// A completion from another thread.
 pub enum Completion {
     Input(Input),
+    /// The addresses of a `host:port`, none if it has none.
+    Resolved {
+        name: String,
+        addresses: Vec<SocketAddr>,
+    },
     Stop(Signal),
 }
 
@@ -83,11 +94,13 @@ impl Stopper {
 
 struct Core {
     server: Server,
-    sockets: BTreeMap<u32, Socket>,
+    sockets: BTreeMap<Link, Socket>,
     /// Connections whose socket buffer is full; a writer task waits for each.
-    full: BTreeSet<u32>,
+    full: BTreeSet<Link>,
     /// Writer tasks to start.
-    writers: Vec<(u32, Socket, Vec<u8>)>,
+    writers: Vec<(Link, Socket, Vec<u8>)>,
+    /// Addresses at which no connection could be opened.
+    unreached: Vec<Vec<SocketAddr>>,
     /// The read buffer, shared by all connections.
     buffers: Rc<RefCell<Vec<u8>>>,
     clock: Instant,
@@ -119,9 +132,12 @@ pub struct Shell {
     core: Rc<RefCell<Core>>,
     mailbox: Arc<Mailbox<Completion>>,
     pool: Pool<Completion>,
+    resolver: Resolver,
+    /// Connections whose opening is to begin.
+    dials: Vec<(Dial, Vec<SocketAddr>)>,
     log: LogIo,
     operations: Vec<Operation>,
-    dirty: Vec<u32>,
+    dirty: Vec<Link>,
     inbox: Vec<Completion>,
     inputs: Vec<Input>,
     /// What `--wal-io auto` found.
@@ -139,9 +155,12 @@ impl Shell {
     ) -> io::Result<Shell> {
         let mailbox = Arc::new(Mailbox::default());
         let pool = Pool::start("pool", POOL_THREADS, mailbox.clone())?;
+        let resolver = Resolver::start(mailbox.clone())?;
         let (log, measured) = LogIo::start(wal_io, log_files.clone())?;
         Ok(Shell {
             log,
+            resolver,
+            dials: Vec::new(),
             measured,
             inputs: Vec::new(),
             core: Rc::new(RefCell::new(Core {
@@ -149,6 +168,7 @@ impl Shell {
                 sockets: BTreeMap::new(),
                 full: BTreeSet::new(),
                 writers: Vec::new(),
+                unreached: Vec::new(),
                 buffers: Rc::new(RefCell::new(vec![0; READ_BUFFER_BYTES])),
                 clock: Instant::now(),
                 waker: None,
@@ -171,9 +191,11 @@ impl Shell {
         Stopper(self.mailbox.clone())
     }
 
-    /// Serves until a signal or a failure. Must run on an executor.
+    /// Serves until a signal or a failure: other members from now on, clients once the member is ready. Must run on an
+    /// executor.
     pub async fn serve(
         mut self,
+        peers: Vec<Listener>,
         mut listeners: Vec<Listener>,
         on_ready: impl FnOnce(),
         notice: impl Fn(&str),
@@ -182,19 +204,23 @@ impl Shell {
         let metronome = self.metronome(beating.clone());
         let mut on_ready = Some(on_ready);
         let mut next_pulse_ns = 0;
+        for listener in peers {
+            glommio::spawn_local(accept(listener, Port::Peer, self.core.clone())).detach();
+        }
         let ended = loop {
             self.turn(&mut next_pulse_ns);
-            self.start_writers();
+            self.start_tasks();
             if on_ready.is_some() && self.core.borrow().server.member.is_ready() {
                 if let Some(ready) = on_ready.take() {
                     // Clients see a member only once the cluster knows its name and addresses.
                     for listener in listeners.drain(..) {
-                        glommio::spawn_local(accept(listener, self.core.clone())).detach();
+                        glommio::spawn_local(accept(listener, Port::Client, self.core.clone()))
+                            .detach();
                     }
                     ready();
                 }
             }
-            for line in self.core.borrow_mut().server.member.take_notices() {
+            for line in self.core.borrow_mut().server.take_notices() {
                 notice(&line);
             }
             {
@@ -219,6 +245,7 @@ impl Shell {
             let _ = thread.join();
         }
         self.pool.stop();
+        self.resolver.stop();
         ended
     }
 
@@ -290,8 +317,16 @@ impl Shell {
             for completion in self.inbox.drain(..) {
                 match completion {
                     Completion::Input(input) => core.server.complete(input, now_ns),
+                    Completion::Resolved { name, addresses } => {
+                        for dial in self.resolver.resolved(name, &addresses) {
+                            self.dials.push((dial, addresses.clone()));
+                        }
+                    }
                     Completion::Stop(signal) => core.stopping = Some(signal),
                 }
+            }
+            for addresses in core.unreached.drain(..) {
+                self.resolver.forget(&addresses);
             }
             if now_ns >= *next_pulse_ns {
                 *next_pulse_ns = now_ns + pulse_ns;
@@ -303,9 +338,9 @@ impl Shell {
                 match operation {
                     Operation::WriteLog(write) => {
                         let member = &core.server.member;
-                        let alone =
-                            member.may_write_inline() && member.calls_waiting() <= ALONE_CALLS_MAX;
-                        self.inputs.extend(self.log.submit(write, alone));
+                        let may_wait = member.may_write_inline();
+                        let alone = member.calls_waiting() <= ALONE_CALLS_MAX;
+                        self.log.submit(write, may_wait, alone, &mut self.inputs);
                     }
                     Operation::LogFile(op) => {
                         let files = self.log_files.clone();
@@ -368,6 +403,23 @@ impl Shell {
                             Completion::Input(Input::Installed { result })
                         });
                     }
+                    Operation::Dial {
+                        connection,
+                        address,
+                        timeout_ns,
+                    } => {
+                        let timeout = Duration::from_nanos(timeout_ns);
+                        let dial = Dial {
+                            connection,
+                            timeout,
+                        };
+                        self.dials.extend(self.resolver.resolve(&address, dial));
+                    }
+                    Operation::ClosePeer { connection } => {
+                        if let Some(socket) = core.sockets.remove(&Link::Peer(connection)) {
+                            socket.shutdown(); // the reader notices and ends
+                        }
+                    }
                     Operation::Wake { after_ns } => {
                         glommio::spawn_local(wake_after(self.core.clone(), after_ns)).detach();
                     }
@@ -381,10 +433,14 @@ impl Shell {
         }
     }
 
-    fn start_writers(&mut self) {
+    /// A new task runs at once, so this is no part of the turn, which has the core.
+    fn start_tasks(&mut self) {
+        for (dial, addresses) in self.dials.drain(..) {
+            glommio::spawn_local(peers::dial(self.core.clone(), dial, addresses)).detach();
+        }
         let writers = std::mem::take(&mut self.core.borrow_mut().writers);
-        for (id, socket, first) in writers {
-            glommio::spawn_local(write_when_possible(self.core.clone(), id, socket, first))
+        for (link, socket, first) in writers {
+            glommio::spawn_local(write_when_possible(self.core.clone(), link, socket, first))
                 .detach();
         }
     }
@@ -398,7 +454,7 @@ impl Shell {
         }
         loop {
             self.turn(next_pulse_ns);
-            self.start_writers();
+            self.start_tasks();
             if !self.core.borrow().is_handing_over() {
                 break;
             }
@@ -412,15 +468,13 @@ impl Shell {
         let begun = Instant::now();
         loop {
             self.turn(next_pulse_ns);
-            self.start_writers();
+            self.start_tasks();
             let drained = {
                 let mut core = self.core.borrow_mut();
-                let ids: Vec<u32> = core.sockets.keys().copied().collect();
-                ids.into_iter().all(|id| {
-                    core.server
-                        .front
-                        .output(id)
-                        .is_none_or(|output| output.is_empty())
+                let links: Vec<Link> = core.sockets.keys().copied().collect();
+                links.into_iter().all(|link| {
+                    let is_empty = |output: &mut net::connection::Output| output.is_empty();
+                    matches!(link, Link::Peer(_)) || core.server.output(link).is_none_or(is_empty)
                 })
             };
             if drained || begun.elapsed() > STOP_DEADLINE {
@@ -441,7 +495,7 @@ fn run_checkpoint(mut job: CheckpointJob) -> Input {
     loop {
         match job.step() {
             Ok(Progress::Wrote(bytes)) => {
-                written += bytes as u64;
+                written += bytes as u64 + CHECKPOINT_RUN_BYTES;
                 let due = Duration::from_nanos(
                     written.saturating_mul(1_000_000_000) / CHECKPOINT_BYTES_PER_S,
                 );
@@ -459,27 +513,27 @@ fn run_checkpoint(mut job: CheckpointJob) -> Input {
 }
 
 /// Sends what waits in the connections whose output changed.
-fn flush(core: &mut Core, dirty: &mut Vec<u32>, now_ns: u64) {
+fn flush(core: &mut Core, dirty: &mut Vec<Link>, now_ns: u64) {
     loop {
         dirty.clear();
-        core.server.front.take_dirty(dirty);
+        core.server.take_dirty(dirty);
         if dirty.is_empty() {
             return;
         }
-        for id in dirty.drain(..) {
-            send(core, id, now_ns);
+        for link in dirty.drain(..) {
+            send(core, link, now_ns);
         }
     }
 }
 
-fn send(core: &mut Core, id: u32, now_ns: u64) {
-    if core.full.contains(&id) {
+fn send(core: &mut Core, link: Link, now_ns: u64) {
+    if core.full.contains(&link) {
         return;
     }
-    let Some(socket) = core.sockets.get(&id).cloned() else {
+    let Some(socket) = core.sockets.get(&link).cloned() else {
         return;
     };
-    while let Some(output) = core.server.front.output(id) {
+    while let Some(output) = core.server.output(link) {
         if output.is_empty() {
             break;
         }
@@ -488,8 +542,8 @@ fn send(core: &mut Core, id: u32, now_ns: u64) {
             Ok(None) => {
                 let waiting = output.bytes();
                 let first = waiting[..waiting.len().min(READ_BUFFER_BYTES)].to_vec();
-                core.full.insert(id);
-                core.writers.push((id, socket, first));
+                core.full.insert(link);
+                core.writers.push((link, socket, first));
                 return;
             }
             Err(_) => {
@@ -498,8 +552,8 @@ fn send(core: &mut Core, id: u32, now_ns: u64) {
             }
         }
     }
-    core.server.sent(id, now_ns);
-    if core.server.front.should_close(id) {
+    core.server.sent(link, now_ns);
+    if core.server.should_close(link) {
         socket.shutdown_write();
     }
 }
@@ -509,51 +563,51 @@ async fn wake_after(core: Rc<RefCell<Core>>, after_ns: u64) {
     glommio::timer::sleep(Duration::from_nanos(after_ns)).await;
     let mut core = core.borrow_mut();
     let now_ns = core.now_ns();
-    core.server.complete(Input::Wake, now_ns);
+    core.server.wake(now_ns);
     core.wake();
 }
 
 /// Waits until a full socket takes bytes again. The bytes it waits with are the first ones of the connection's output,
 /// which nobody else touches meanwhile.
-async fn write_when_possible(core: Rc<RefCell<Core>>, id: u32, socket: Socket, first: Vec<u8>) {
+async fn write_when_possible(core: Rc<RefCell<Core>>, link: Link, socket: Socket, first: Vec<u8>) {
     let result = socket.send_some(&first).await;
     let mut core = core.borrow_mut();
-    core.full.remove(&id);
+    core.full.remove(&link);
     match result {
         Ok(sent) => {
-            if let Some(output) = core.server.front.output(id) {
+            if let Some(output) = core.server.output(link) {
                 output.consume(sent);
             }
-            core.server.front.touch(id);
+            core.server.touch(link);
             core.wake();
         }
         Err(_) => socket.shutdown(),
     }
 }
 
-async fn accept(listener: Listener, core: Rc<RefCell<Core>>) {
+async fn accept(listener: Listener, port: Port, core: Rc<RefCell<Core>>) {
     loop {
         match listener.accept().await {
             Ok(socket) => {
-                let id = {
+                let link = {
                     let mut core = core.borrow_mut();
                     let now_ns = core.now_ns();
-                    let id = core.server.open(now_ns);
-                    core.sockets.insert(id, socket.clone());
+                    let link = core.server.open(port, now_ns);
+                    core.sockets.insert(link, socket.clone());
                     core.wake();
-                    id
+                    link
                 };
-                glommio::spawn_local(read(socket, id, core.clone())).detach();
+                glommio::spawn_local(read(socket, link, core.clone())).detach();
             }
             Err(_) => glommio::timer::sleep(ACCEPT_BACKOFF).await,
         }
     }
 }
 
-async fn read(socket: Socket, id: u32, core: Rc<RefCell<Core>>) {
+async fn read(socket: Socket, link: Link, core: Rc<RefCell<Core>>) {
     let buffers = core.borrow().buffers.clone();
     loop {
-        while !core.borrow().server.front.wants_input(id) {
+        while !core.borrow().server.wants_input(link) {
             glommio::timer::sleep(BACK_PRESSURE_POLL).await;
         }
         // The buffer is borrowed only while bytes are moved: a thousand idle connections share one.
@@ -561,7 +615,7 @@ async fn read(socket: Socket, id: u32, core: Rc<RefCell<Core>>) {
             .read_with(&buffers, |bytes| {
                 let mut core = core.borrow_mut();
                 let now_ns = core.now_ns();
-                core.server.receive(id, bytes, now_ns);
+                core.server.receive(link, bytes, now_ns);
                 core.wake();
             })
             .await;
@@ -572,8 +626,8 @@ async fn read(socket: Socket, id: u32, core: Rc<RefCell<Core>>) {
     }
     let mut core = core.borrow_mut();
     let now_ns = core.now_ns();
-    core.sockets.remove(&id);
-    core.server.close(id, now_ns);
+    core.sockets.remove(&link);
+    core.server.close(link, now_ns);
     core.wake();
     drop(core);
     socket.shutdown();

@@ -5,7 +5,12 @@ use crate::process;
 use std::{
     sync::{mpsc, Arc, Mutex, PoisonError},
     thread::JoinHandle,
+    time::{Duration, Instant},
 };
+
+/// How long a stop waits for jobs under way, and how often it looks.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
+const STOP_POLL: Duration = Duration::from_millis(1);
 
 type Job<T> = Box<dyn FnOnce() -> T + Send>;
 
@@ -54,11 +59,17 @@ impl<T: Send + 'static> Pool<T> {
         }
     }
 
-    /// Waits for the jobs under way.
+    /// Waits for the jobs under way, but not for one that hangs: the process is to end all the same.
     pub fn stop(&mut self) {
         self.sender = None;
+        let deadline = Instant::now() + STOP_PATIENCE;
         for thread in self.threads.drain(..) {
-            let _ = thread.join();
+            while !thread.is_finished() && Instant::now() < deadline {
+                std::thread::sleep(STOP_POLL);
+            }
+            if thread.is_finished() {
+                let _ = thread.join();
+            }
         }
     }
 }

@@ -97,15 +97,9 @@ impl Reader<'_> {
                 self.assign(flag, &lower, node, "configYAML.Config.");
                 continue;
             }
-            let in_block =
-                |f: &&Flag| matches!(f.place(), Place::Block(block, _) if block == lower);
-            if FLAGS.iter().any(|f| in_block(&f)) {
+            if is_block(&lower) {
                 self.block(&lower, node)?;
-            } else if lower == "discovery-config" && node != Node::Null {
-                return Err(FileError::Verify(
-                    "discovery-config is not supported by this version of ringd; name the members with initial-cluster".into(),
-                ));
-            } else if lower != "discovery-config" {
+            } else {
                 self.unknown("", &key);
             }
         }
@@ -118,10 +112,13 @@ impl Reader<'_> {
             Node::Map(entries) => keyed(entries)?,
             other => {
                 let kind = other.json_kind(false);
-                let go_type = if block == "socket-options" {
-                    "transport.SocketOpts"
-                } else {
-                    "embed.securityConfig"
+                let go_type = match block {
+                    "socket-options" => "transport.SocketOpts",
+                    "discovery-config" => "v3discovery.DiscoveryConfig",
+                    "discovery-config.client" => "clientv3.ConfigSpec",
+                    "discovery-config.client.secure" => "clientv3.SecureConfig",
+                    "discovery-config.client.auth" => "clientv3.AuthConfig",
+                    _ => "embed.securityConfig",
                 };
                 self.mismatch(&kind, "configYAML.configJSON.", block, go_type);
                 return Ok(());
@@ -138,7 +135,13 @@ impl Reader<'_> {
                     node,
                     "configYAML.configJSON.",
                 ),
-                None => self.unknown(block, &key),
+                None => {
+                    let inner = path(block, &lower);
+                    match is_block(&inner) {
+                        true => self.block(&inner, node)?,
+                        false => self.unknown(block, &key),
+                    }
+                }
             }
         }
         Ok(())
@@ -234,6 +237,16 @@ fn known_name(flag: &Flag, lower: &str) -> &'static str {
         Place::Top(name) if name == lower => name,
         _ => "",
     }
+}
+
+/// Whether keys stand in this block or in one inside it.
+fn is_block(path: &str) -> bool {
+    FLAGS.iter().any(|flag| match flag.place() {
+        Place::Block(block, _) => block
+            .strip_prefix(path)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.')),
+        _ => false,
+    })
 }
 
 fn path(block: &str, key: &str) -> String {

@@ -1,0 +1,81 @@
+//! Leases: whoever had each renewal confirmed keeps the lease for its whole time to live after the last one was sent.
+
+use std::collections::BTreeMap;
+
+use super::Verdict;
+use crate::sim::swarm::{RATE_MAX, SECOND_NS};
+
+#[derive(Debug)]
+struct Held {
+    ttl_s: i64,
+    /// When the last confirmed renewal, or the grant, was sent.
+    confirmed_ns: u64,
+    /// A client asked for its end: it may come at any time.
+    given_up: bool,
+    ended_ns: Option<u64>,
+}
+
+#[derive(Default)]
+pub struct Leases {
+    held: BTreeMap<i64, Held>,
+    /// A clock jumped ahead, which shortens what it counts: nothing can be said of times any more.
+    unsure: bool,
+    pub renewals: u64,
+    pub expiries: u64,
+}
+
+impl Leases {
+    pub fn clock_jumped(&mut self) {
+        self.unsure = true;
+    }
+
+    pub fn give_up(&mut self, id: i64) {
+        if let Some(held) = self.held.get_mut(&id) {
+            held.given_up = true;
+        }
+    }
+
+    /// A grant or a renewal that was sent at that time was confirmed.
+    pub fn confirmed(&mut self, id: i64, ttl_s: i64, sent_ns: u64) -> Verdict {
+        self.renewals += 1;
+        let held = self.held.entry(id).or_insert(Held {
+            ttl_s,
+            confirmed_ns: sent_ns,
+            given_up: false,
+            ended_ns: None,
+        });
+        held.confirmed_ns = held.confirmed_ns.max(sent_ns);
+        match held.ended_ns {
+            Some(ended_ns) => self.check(id, ended_ns),
+            None => Ok(()),
+        }
+    }
+
+    /// The entry that ends a lease was applied for the first time anywhere.
+    pub fn ended(&mut self, id: i64, now_ns: u64) -> Verdict {
+        let Some(held) = self.held.get_mut(&id) else {
+            return Ok(());
+        };
+        held.ended_ns.get_or_insert(now_ns);
+        self.expiries += u64::from(!held.given_up);
+        self.check(id, now_ns)
+    }
+
+    fn check(&self, id: i64, ended_ns: u64) -> Verdict {
+        let Some(held) = self.held.get(&id) else {
+            return Ok(());
+        };
+        if held.given_up || self.unsure {
+            return Ok(());
+        }
+        // The fastest clock counts the time to live in this much.
+        let least_ns = held.ttl_s as u64 * SECOND_NS / RATE_MAX * 1_000_000;
+        if ended_ns >= held.confirmed_ns + least_ns {
+            return Ok(());
+        }
+        Err(format!(
+            "lease {id:x} of {} s ended at {ended_ns} ns, but a renewal sent at {} ns was confirmed",
+            held.ttl_s, held.confirmed_ns
+        ))
+    }
+}

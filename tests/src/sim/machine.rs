@@ -1,0 +1,429 @@
+//! What a machine does: it starts, takes turns, carries out what its member decided, and dies.
+
+use engine::page::{Progress, Stage};
+use proto::raftpb::EntryType;
+use ringd::member::{Effect, Input};
+use ringd::request::CallId;
+
+use super::chance::Chance;
+use super::finish::INSPECTION;
+use super::membership::Standing;
+use super::node::{name, Node};
+use super::swarm::{MILLISECOND_NS, TICK_NS};
+use super::words;
+use super::world::{Event, World};
+
+/// Between two looks at a member's clock, as in the shell.
+const PULSE_NS: u64 = TICK_NS / 2;
+/// A moment for background work comes soon.
+const WORK_NS: u64 = MILLISECOND_NS;
+/// A file operation of the log takes up to this long.
+const FILE_OP_MAX_NS: u64 = 20 * MILLISECOND_NS;
+
+impl World {
+    pub fn start(&mut self, number: usize) {
+        if self.node(number).running.is_some() || !self.may_start(number) {
+            return;
+        }
+        let (plan, members, now) = (self.plan.member.clone(), self.plan.members, self.now);
+        let mut chance = Chance::stream(self.chance.starts.draw(), 0);
+        if let Err(why) = self
+            .node_mut(number)
+            .start(&plan, members, &mut chance, now)
+        {
+            if self.node(number).rotten {
+                self.coverage.hit("damage refused at start");
+                self.say(|| why);
+                return self.node_mut(number).broken = true;
+            }
+            return self.fail(why);
+        }
+        let life = self.node(number).life;
+        self.say(|| format!("{} starts, life {life}", name(number)));
+        self.after(0, Event::Pulse { node: number, life });
+        self.connect(number);
+    }
+
+    fn may_start(&self, number: usize) -> bool {
+        let node = self.node(number);
+        node.standing != Standing::Awaited && !node.broken
+    }
+
+    pub fn pulse(&mut self, node: usize, life: u64) {
+        let Some(running) = self.living(node, life) else {
+            return;
+        };
+        let next = running.clock.true_duration(PULSE_NS);
+        let paused = running.paused;
+        self.after(next, Event::Pulse { node, life });
+        if !paused {
+            self.input(node, life, Input::Pulse);
+        }
+    }
+
+    /// One turn of a member: all inputs, one settling, and the effects one by one.
+    pub fn turn(&mut self, node: usize, life: u64) {
+        let now = self.now;
+        let Some(running) = self.living(node, life) else {
+            return;
+        };
+        running.turn_due = false;
+        running.revision = running.member.store().revision();
+        if running.paused {
+            return; // goes on when the member does
+        }
+        let own_ns = running.clock.now(now);
+        let inbox = std::mem::take(&mut running.inbox);
+        for input in inbox {
+            words::mix_input(&input, &mut self.trace);
+            let named = |id| self.name_of(id);
+            let line = || format!("{} {}", name(node), words::input(&input, named));
+            // The borrow of the names ends with the line.
+            let words = self.trace.wants_words().then(line);
+            self.trace.say(now, || words.unwrap_or_default());
+            let installs = matches!(&input, Input::Installed { result: Ok(_) });
+            if let Some(running) = self.living(node, life) {
+                running.member.step(input, own_ns);
+            }
+            if installs {
+                self.installed(node);
+            }
+        }
+        let Some(running) = self.living(node, life) else {
+            return;
+        };
+        running.member.settle(own_ns);
+        let mut effects = std::mem::take(&mut running.effects);
+        running.member.take_effects(&mut effects);
+        self.check_member(node, life);
+        for effect in effects.drain(..) {
+            if self.failure.is_some() || !self.carry_out(node, life, effect) {
+                return;
+            }
+        }
+        let Some(running) = self.living(node, life) else {
+            return;
+        };
+        running.effects = effects;
+        if running.member.wants_work() && !running.work_due {
+            running.work_due = true;
+            self.after(WORK_NS, Event::Work { node, life });
+        }
+    }
+
+    pub fn name_of(&self, id: u64) -> String {
+        match self.number_of(id) {
+            Some(number) => name(number),
+            None => format!("{id:x}"),
+        }
+    }
+
+    /// A member took a snapshot over: it has applied what the snapshot contains without having seen the entries.
+    fn installed(&mut self, number: usize) {
+        let all = self.history.applied();
+        let Some(running) = &self.node(number).running else {
+            return;
+        };
+        let applied = running.member.store().applied().0;
+        if applied > all {
+            return self.fail(format!(
+                "{} installed a snapshot of entry {applied}, and only {all} were applied anywhere",
+                name(number)
+            ));
+        }
+        self.node_mut(number).applied_seen = applied;
+    }
+
+    /// What holds after every turn of a member.
+    pub fn check_member(&mut self, number: usize, life: u64) {
+        let node = &mut self.nodes[number - 1];
+        if let Some(running) = &node.running {
+            node.durable_index = running.member.log().durable_index();
+        }
+        let node = &self.nodes[number - 1];
+        let Some(running) = &node.running else { return };
+        let member = &running.member;
+        let applied = member.store().applied().0;
+        let mut verdict = Ok(());
+        let mut decided = false;
+        for index in node.applied_seen + 1..=applied {
+            let Some(entry) = member.node().recent_entry(index) else {
+                verdict = Err(format!("entry {index} was applied and is not in memory"));
+                break;
+            };
+            if index > self.history.applied() {
+                decided |= entry.r#type() != EntryType::EntryNormal;
+            }
+            verdict = self.history.entry_applied(index, entry);
+            if verdict.is_err() {
+                break;
+            }
+        }
+        let store = member.store();
+        let verdict = verdict
+            .and_then(|()| {
+                self.history
+                    .state_at(applied, store.revision(), store.compacted())
+            })
+            .and_then(|()| {
+                let copies = |index, voters: &[u64]| {
+                    let hold = |n: &&Node| voters.contains(&n.id) && n.holds(index);
+                    self.nodes.iter().filter(hold).count()
+                };
+                self.consensus.check(member, life, &self.history, copies)
+            });
+        self.node_mut(number).applied_seen = applied;
+        self.judge(number, verdict);
+        if decided {
+            self.membership_decided(number);
+        }
+        for lease in self.history.take_revoked() {
+            let verdict = self.leases.ended(lease, self.now);
+            self.judge(number, verdict);
+        }
+    }
+
+    /// False if the member is no more.
+    pub fn carry_out(&mut self, node: usize, life: u64, effect: Effect) -> bool {
+        let Some(running) = self.living(node, life) else {
+            return false;
+        };
+        if let Some(left) = &mut running.dies_after {
+            if *left == 0 {
+                self.crash(node);
+                return false;
+            }
+            *left -= 1;
+        }
+        words::mix_effect(&effect, &mut self.trace);
+        if self.trace.wants_words() {
+            let line = format!(
+                "{}   {}",
+                name(node),
+                words::effect(&effect, |id| self.name_of(id))
+            );
+            self.trace.say(self.now, || line);
+        } else {
+            self.trace.say(self.now, String::new);
+        }
+        match effect {
+            Effect::Reply { call, result } if call.connection() == CallId::PEER_CONNECTION => {
+                self.peer_answers(node, call.stream(), result)
+            }
+            Effect::Reply { call, result } if call.connection() >= INSPECTION => {
+                self.inspected(call, result)
+            }
+            Effect::Reply { call, result } => self.reply(node, call, result),
+            Effect::Stream { call, message } => self.stream(node, call, message),
+            Effect::End { call, .. } => self.end(node, call),
+            Effect::WriteLog(write) => {
+                let tag = write.tag;
+                self.node_mut(node).disk.begin_write(write);
+                let delay = self.disk_delay(node, self.plan.member.write_max_ns);
+                self.after(delay, Event::LogWritten { node, life, tag });
+            }
+            Effect::LogFile(op) => {
+                self.node_mut(node).disk.begin_op(op);
+                let delay = self.disk_delay(node, FILE_OP_MAX_NS);
+                self.after(delay, Event::LogFile { node, life });
+            }
+            Effect::ReadLog { from, job } => {
+                let delay = self.disk_delay(node, self.plan.member.page_max_ns);
+                self.after(
+                    delay,
+                    Event::LogRead {
+                        node,
+                        life,
+                        from,
+                        job,
+                    },
+                );
+            }
+            Effect::Fetch(job) => {
+                let delay = self.disk_delay(node, self.plan.member.page_max_ns);
+                self.after(delay, Event::Fetched { node, life, job });
+            }
+            Effect::Checkpoint(job) => {
+                if let Some(running) = self.living(node, life) {
+                    running.checkpoint = Some(job);
+                }
+                self.coverage.hit("checkpoint");
+                self.after(0, Event::CheckpointStep { node, life });
+            }
+            Effect::Upkeep(job) => {
+                let delay = self.disk_delay(node, self.plan.member.page_max_ns);
+                self.after(delay, Event::Upkeep { node, life, job });
+            }
+            Effect::Send(message) => self.send(node, message),
+            Effect::AskPeer { ask, peer, request } => self.ask_peer(node, life, ask, peer, request),
+            Effect::PrepareSnapshot { .. }
+            | Effect::SendSnapshot { .. }
+            | Effect::ReadSnapshot { .. }
+            | Effect::SnapshotBytes { .. }
+            | Effect::CancelSnapshot { .. }
+            | Effect::Stage { .. }
+            | Effect::SnapshotTaken { .. }
+            | Effect::Install(_) => self.snapshot_effect(node, life, effect),
+            Effect::MembersChanged => {}
+            Effect::Wake { after_ns } => {
+                if let Some(running) = self.living(node, life) {
+                    let delay = running.clock.true_duration(after_ns);
+                    self.after(delay, Event::Wake { node, life });
+                }
+            }
+            Effect::Removed => {
+                if self.node(node).standing != Standing::Removed {
+                    self.fail(format!("{} says that it was removed", name(node)));
+                }
+                self.coverage.hit("removed member stopped");
+                self.retire(node);
+                return false;
+            }
+            Effect::Halt(reason) => {
+                self.halted(node, &reason);
+                return false;
+            }
+        }
+        true
+    }
+
+    pub fn halted(&mut self, node: usize, reason: &str) {
+        if !self.node(node).excused {
+            return self.fail(format!("{} halts without a fault: {reason}", name(node)));
+        }
+        self.coverage.hit("halt after disk fault");
+        self.crash(node);
+    }
+
+    pub fn disk_delay(&mut self, node: usize, max_ns: u64) -> u64 {
+        let stalled = self.node(node).stalled_until.saturating_sub(self.now);
+        stalled + self.chance.disk.between(max_ns / 10, max_ns)
+    }
+
+    pub fn log_written(&mut self, number: usize, life: u64, tag: u64) {
+        if self.living(number, life).is_none() {
+            return;
+        }
+        let node = &mut self.nodes[number - 1];
+        let fails = node.write_errors > 0;
+        node.write_errors = node.write_errors.saturating_sub(1);
+        node.excused |= fails;
+        let Some((write, result)) = node.disk.end_write(tag, fails, &mut self.chance.disk) else {
+            return self.fail(format!("{}: write {tag} is not under way", name(number)));
+        };
+        if fails {
+            self.coverage.hit("log write error");
+        }
+        let input = Input::LogWritten {
+            tag,
+            result,
+            buffer: write.buf,
+        };
+        self.input(number, life, input);
+    }
+
+    pub fn log_file(&mut self, number: usize, life: u64) {
+        if self.living(number, life).is_none() {
+            return;
+        }
+        let node = self.node_mut(number);
+        let is_full = node.full_disk > 0;
+        node.full_disk = node.full_disk.saturating_sub(1);
+        let Some((tag, result)) = node.disk.end_op(is_full) else {
+            return self.fail(format!("{}: no file operation is under way", name(number)));
+        };
+        if result.is_err() {
+            self.coverage.hit("disk full");
+        }
+        self.input(number, life, Input::LogFile { tag, result });
+    }
+
+    pub fn checkpoint_step(&mut self, node: usize, life: u64) {
+        let Some(running) = self.living(node, life) else {
+            return;
+        };
+        let Some(mut job) = running.checkpoint.take() else {
+            return;
+        };
+        match job.step() {
+            Ok(Progress::Finished(done)) => {
+                let result = Ok(done);
+                self.input(node, life, Input::Checkpointed { result });
+            }
+            Ok(Progress::Wrote(_)) => {
+                running.checkpoint = Some(job);
+                let delay = self.disk_delay(node, self.plan.member.page_max_ns);
+                self.after(delay, Event::CheckpointStep { node, life });
+            }
+            Err(error) => {
+                let result = Err(error);
+                self.input(node, life, Input::Checkpointed { result });
+            }
+        }
+    }
+
+    /// The process is gone, and with power loss the machine.
+    pub fn crash(&mut self, number: usize) {
+        let power_loss = self.plan.faults.power_loss && self.chance.faults.percent(60);
+        self.end_life(number, power_loss);
+    }
+
+    /// The power of a machine goes.
+    pub fn lose_power(&mut self, number: usize) {
+        self.end_life(number, true);
+    }
+
+    fn end_life(&mut self, number: usize, power_loss: bool) {
+        let state = self.node(number).state();
+        let node = &mut self.nodes[number - 1];
+        let Some(running) = node.running.take() else {
+            return;
+        };
+        let in_meta = running.checkpoint.filter(|job| job.stage() == Stage::Meta);
+        if let (true, Some(mut job)) = (power_loss, in_meta) {
+            // The power goes while the meta page is written: any of its sectors may be there.
+            let now = node.disk.pages.pages().operations();
+            node.disk.pages.pages().lose_power_at(now);
+            let torn = job.step().is_err();
+            debug_assert!(torn, "the write during which the power goes fails");
+            self.coverage.hit("torn meta page");
+        }
+        drop(running.member);
+        let node = &mut self.nodes[number - 1];
+        node.disk.crash(power_loss, &mut self.chance.disk);
+        // A life that has not ended cannot have seen what the next one will.
+        node.applied_seen = 0;
+        node.stalled_until = 0;
+        let kind = if power_loss { "power loss" } else { "crash" };
+        self.coverage.hit_in(kind, state);
+        self.say(|| format!("{} is gone ({kind})", name(number)));
+        self.clients_lose(number);
+        let refuses = self.plan.network.refusals && !power_loss;
+        let id = self.node(number).id;
+        for peer in (1..=self.nodes.len()).filter(|peer| *peer != number) {
+            let open = self.network.is_open(number, peer) && self.network.is_open(peer, number);
+            let life = self.node(peer).life;
+            let closed = Input::Connected {
+                peer: id,
+                connected: false,
+            };
+            self.input(peer, life, closed);
+            if refuses && open && !self.calm {
+                self.coverage.hit("refused connection");
+                let delay = self.network.client_delay(&mut self.chance.network);
+                self.after(
+                    delay,
+                    Event::Refused {
+                        node: peer,
+                        peer: id,
+                    },
+                );
+            }
+        }
+        if self.node(number).broken {
+            return;
+        }
+        let down = 1 + self.chance.faults.around(2_000 * MILLISECOND_NS);
+        self.after(down, Event::Start { node: number });
+    }
+}

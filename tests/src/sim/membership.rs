@@ -1,0 +1,264 @@
+//! Members that come and go: an operator adds, promotes and removes, and replaces machines whose disk is damaged.
+
+use proto::etcdserverpb as pb;
+use proto::etcdserverpb::alarm_request::AlarmAction;
+use ringd::member::Input;
+use ringd::request::{CallId, Request};
+
+use super::finish::INSPECTION;
+use super::node::{name, peer_url, Node};
+use super::swarm::SECOND_NS;
+use super::world::{Event, World};
+
+/// Machines that a run has at most, those that were removed included.
+const MACHINES_MAX: usize = 14;
+/// Members at once.
+const MEMBERS_MAX: usize = 6;
+/// The operator waits this long for an answer.
+const PATIENCE_NS: u64 = 20 * SECOND_NS;
+/// A change that has not come about by then does not keep the operator from other things.
+const AWAITED_NS: u64 = 60 * SECOND_NS;
+/// The operator's connection number.
+const OPERATOR: u32 = INSPECTION - 1;
+/// A machine with a damaged disk is found out within about this long.
+const FOUND_OUT_NS: u64 = 15 * SECOND_NS;
+
+/// What a machine is to the cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// It was asked for, and is not a member yet.
+    Awaited,
+    Member,
+    Removed,
+}
+
+impl World {
+    /// The numbers of the members that work or are to work again.
+    pub fn members(&self) -> Vec<usize> {
+        let works = |node: &&Node| node.standing == Standing::Member && !node.broken;
+        self.nodes
+            .iter()
+            .filter(works)
+            .map(|node| node.number)
+            .collect()
+    }
+
+    pub fn is_member(&self, number: usize) -> bool {
+        let node = self.node(number);
+        node.standing == Standing::Member && !node.broken
+    }
+
+    /// The voters as the leader knows them.
+    pub fn voters(&self) -> Vec<u64> {
+        let leader = self
+            .leader()
+            .and_then(|number| self.node(number).running.as_ref());
+        leader.map_or(Vec::new(), |leader| {
+            leader.member.node().conf_state().voters
+        })
+    }
+
+    /// The operator's next step.
+    pub fn operate(&mut self) {
+        if self.plan.faults.rot_ns > 0 {
+            return self.refill();
+        }
+        let members = self.members();
+        let Some(&asked) = members.get(self.chance.faults.below(members.len() as u64) as usize)
+        else {
+            return;
+        };
+        let Some(running) = &self.node(asked).running else {
+            return;
+        };
+        let list = running.member.store().member_list();
+        let learner = list.iter().find(|member| member.is_learner).map(|m| m.id);
+        let voters: Vec<u64> = list
+            .iter()
+            .filter(|m| !m.is_learner)
+            .map(|m| m.id)
+            .collect();
+        let most = list.len() >= MEMBERS_MAX || self.nodes.len() >= MACHINES_MAX;
+        let chance = &mut self.chance.faults;
+        if let Some(id) = learner.filter(|_| chance.percent(60)) {
+            self.coverage.hit("learner promoted");
+            let promote = pb::MemberPromoteRequest { id };
+            return self.tell(asked, Request::MemberPromote(promote));
+        }
+        let removes = most || chance.percent(45);
+        if removes && voters.len() > 2 {
+            let any = *chance.pick(&voters);
+            let leads = chance.percent(40);
+            let leader = self.leader().map(|number| self.node(number).id);
+            let id = match leader {
+                Some(leader) if leads && voters.contains(&leader) => leader,
+                _ => any,
+            };
+            let kind = match leader == Some(id) {
+                true => "leader removed",
+                false => "member removed",
+            };
+            self.coverage.hit(kind);
+            let remove = pb::MemberRemoveRequest { id };
+            self.tell(asked, Request::MemberRemove(remove));
+        } else if !most {
+            let is_learner = chance.percent(60);
+            self.add_member(asked, is_learner);
+        }
+    }
+
+    fn add_member(&mut self, asked: usize, is_learner: bool) {
+        let number = self.nodes.len() + 1;
+        let mut node = Node::new(number);
+        node.standing = Standing::Awaited;
+        node.awaited_ns = self.now;
+        self.nodes.push(node);
+        self.network.set_members(number);
+        self.coverage.hit(match is_learner {
+            true => "learner added",
+            false => "voter added",
+        });
+        let add = pb::MemberAddRequest {
+            peer_ur_ls: vec![peer_url(number)],
+            is_learner,
+        };
+        self.tell(asked, Request::MemberAdd(add));
+    }
+
+    fn tell(&mut self, asked: usize, request: Request) {
+        self.say(|| format!("the operator asks {}: {request:?}", name(asked)));
+        let life = self.node(asked).life;
+        self.operator_calls += 1;
+        let call = CallId::new(OPERATOR, self.operator_calls);
+        self.input(asked, life, Input::Ask { call, request });
+        let lost = Event::Lost {
+            node: asked,
+            life,
+            call,
+        };
+        self.after(PATIENCE_NS, lost);
+    }
+
+    /// A member was the first to apply changes: machines that were added start, those removed are no more.
+    pub fn membership_decided(&mut self, by: usize) {
+        let Some(running) = &self.node(by).running else {
+            return;
+        };
+        let store = running.member.store();
+        let added = |node: &Node| {
+            let url = peer_url(node.number);
+            let mut members = store.members();
+            members.find_map(|member| {
+                let urls = &member.raft_attributes.as_ref()?.peer_urls;
+                urls.contains(&url).then_some(member.id)
+            })
+        };
+        let mut joining = Vec::new();
+        let mut removed = Vec::new();
+        for node in &self.nodes {
+            match node.standing {
+                Standing::Awaited => joining.extend(added(node).map(|id| (node.number, id))),
+                Standing::Member if store.is_removed_member(node.id) => removed.push(node.number),
+                _ => {}
+            }
+        }
+        for number in removed {
+            self.node_mut(number).standing = Standing::Removed;
+            self.say(|| format!("{} is not a member any more", name(number)));
+        }
+        for (number, id) in joining {
+            let node = self.node_mut(number);
+            node.standing = Standing::Member;
+            node.id = id;
+            node.joins = true;
+            let delay = self.chance.starts.around(SECOND_NS);
+            self.after(delay, Event::Start { node: number });
+        }
+    }
+
+    /// A bit of a disk flips. One machine at a time: the others have everything.
+    pub fn rot(&mut self) {
+        let members = self.members();
+        let settled = self.nodes.iter().all(|node| match node.standing {
+            Standing::Removed => true,
+            Standing::Awaited => node.awaited_ns + AWAITED_NS < self.now,
+            Standing::Member => !node.broken && !node.rotten,
+        });
+        let voters = self.voters().len();
+        if !settled || voters < 3 || self.nodes.len() >= MACHINES_MAX {
+            return;
+        }
+        let victim = *self.chance.faults.pick(&members);
+        let mut chance = super::chance::Chance::stream(self.chance.faults.draw(), 0);
+        let Some(what) = self.node_mut(victim).disk.rot(&mut chance) else {
+            return;
+        };
+        let state = self.node(victim).state();
+        self.coverage.hit_in(what, state);
+        self.say(|| format!("{}: {what}", name(victim)));
+        let node = self.node_mut(victim);
+        node.rotten = true;
+        node.excused = true;
+        let delay = self.chance.faults.around(FOUND_OUT_NS);
+        self.after(delay, Event::Replace { node: victim });
+    }
+
+    /// A machine whose disk is damaged is taken away, and another one put in its place.
+    pub fn replace(&mut self, victim: usize) {
+        if self.calm || self.node(victim).standing != Standing::Member {
+            return;
+        }
+        self.retire(victim);
+        let members = self.members();
+        let asked = *self.chance.faults.pick(&members);
+        let id = self.node(victim).id;
+        let up = self.node(asked).running.is_some();
+        if up {
+            self.disarm(asked, id);
+            let remove = pb::MemberRemoveRequest { id };
+            self.tell(asked, Request::MemberRemove(remove));
+        }
+        let delay = self.chance.faults.around(FOUND_OUT_NS);
+        self.after(delay, Event::Replace { node: victim });
+    }
+
+    /// The machine does not come back.
+    pub fn retire(&mut self, victim: usize) {
+        if !self.node(victim).broken {
+            self.say(|| format!("{} is taken away", name(victim)));
+            self.node_mut(victim).broken = true;
+            self.crash(victim);
+        }
+    }
+
+    /// After the damage was seen to, writes are let in again.
+    pub fn disarm(&mut self, asked: usize, id: u64) {
+        let alarm = pb::AlarmRequest {
+            action: AlarmAction::Deactivate as i32,
+            member_id: id,
+            alarm: pb::AlarmType::Corrupt as i32,
+        };
+        self.tell(asked, Request::Alarm(alarm));
+    }
+
+    /// A damaged machine was removed: another one joins.
+    pub fn refill(&mut self) {
+        let members = self.members();
+        let asked = *self.chance.faults.pick(&members);
+        let Some(running) = &self.node(asked).running else {
+            return;
+        };
+        let list = running.member.store().member_list();
+        if let Some(id) = list.iter().find(|m| m.is_learner).map(|m| m.id) {
+            let promote = pb::MemberPromoteRequest { id };
+            return self.tell(asked, Request::MemberPromote(promote));
+        }
+        let awaited = self.nodes.iter().any(|node| {
+            node.standing == Standing::Awaited && node.awaited_ns + AWAITED_NS >= self.now
+        });
+        if members.len() < self.plan.members && !awaited {
+            let is_learner = self.chance.faults.percent(50);
+            self.add_member(asked, is_learner);
+        }
+    }
+}
