@@ -194,6 +194,15 @@ pub fn open_data_directory(config: &Config) -> Result<DataDirectory, DirectoryEr
     let member = config.member_dir();
     let mut notes = foreign_files(&config.data_dir);
     let initialized = member.is_dir();
+    if initialized {
+        let note = Record::new(
+            Level::Info,
+            caller!(),
+            "server has been already initialized",
+        );
+        let data_dir = config.data_dir.to_string_lossy().into_owned();
+        notes.push(note.with("data-dir", data_dir).with("dir-type", "member"));
+    }
     for path in [&config.data_dir, &member, &config.wal_path()] {
         notes.extend(create_directory(path)?);
         check_writable(path)?;
@@ -251,12 +260,19 @@ fn mode_text(mode: u32) -> String {
 
 fn check_writable(path: &Path) -> Result<(), DirectoryError> {
     let probe = path.join(".touch");
-    fs::write(&probe, b"")
-        .and_then(|()| fs::remove_file(&probe))
-        .map_err(|error| DirectoryError::NotWritable {
-            path: path.to_owned(),
-            error,
-        })
+    let touched = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
+    unless_full(touched).map_err(|error| DirectoryError::NotWritable {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// A member with data serves on a full file system too: it needs no space for that.
+fn unless_full(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if engine::page::is_disk_full(&error) => Ok(()),
+        result => result,
+    }
 }
 
 /// etcd warns of names that it does not know and goes on.
@@ -310,9 +326,10 @@ fn lock_exclusively(path: &Path) -> Result<fs::File, DirectoryError> {
             pid,
         });
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(not_writable)?;
+    let named = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    unless_full(named).map_err(not_writable)?;
     Ok(file)
 }
 
