@@ -299,7 +299,8 @@ fn peers_config(config: &Config, ids: Identity) -> peers::Config {
     }
 }
 
-fn unix_ms() -> u64 {
+/// The wall clock.
+pub fn unix_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)
