@@ -17,7 +17,7 @@ mod srv;
 mod tests;
 
 use crate::{
-    config::{ClusterState, Config, Quota},
+    config::{ClusterState, Config, Quota, Url},
     identity::{Founding, InitialCluster},
     info,
     logging::Log,
@@ -205,6 +205,7 @@ pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Fa
                 "discovery URL should not be set when joining existing initial cluster".into(),
             );
         }
+        refuse_tls(cluster.members().flat_map(|(_, urls)| urls))?;
         let identity = join::join(config, &cluster, &comparison, world.log)?;
         return Ok(Origin::Joining(identity));
     }
@@ -213,15 +214,14 @@ pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Fa
         let found = discovery::cluster(config, service, &cluster, founding.local_id, world.log)?;
         founding = Founding::of(&found, token, &config.name);
     }
-    refuse_tls(&founding)?;
+    refuse_tls(founding.members.iter().flat_map(|m| &m.peer_urls))?;
     join::refuse_bootstrapped(&founding)?;
     Ok(Origin::Founding(founding))
 }
 
 /// Members that cannot be spoken to would never form a quorum.
-fn refuse_tls(founding: &Founding) -> Result<(), Failure> {
-    let mut urls = founding.members.iter().flat_map(|member| &member.peer_urls);
-    match urls.find(|url| url.scheme().is_tls()) {
+fn refuse_tls<'a>(mut peer_urls: impl Iterator<Item = &'a Url>) -> Result<(), Failure> {
+    match peer_urls.find(|url| url.scheme().is_tls()) {
         None => Ok(()),
         Some(url) => Err(format!(
             "TLS between members is not supported by this version of ringd: a member has {url}"

@@ -194,6 +194,15 @@ pub fn open_data_directory(config: &Config) -> Result<DataDirectory, DirectoryEr
     let member = config.member_dir();
     let mut notes = foreign_files(&config.data_dir);
     let initialized = member.is_dir();
+    if initialized {
+        let note = Record::new(
+            Level::Info,
+            caller!(),
+            "server has been already initialized",
+        );
+        let data_dir = config.data_dir.to_string_lossy().into_owned();
+        notes.push(note.with("data-dir", data_dir).with("dir-type", "member"));
+    }
     for path in [&config.data_dir, &member, &config.wal_path()] {
         notes.extend(create_directory(path)?);
         check_writable(path)?;

@@ -156,13 +156,18 @@ fn matched(
     let mut own = None;
     for member in &cluster.members {
         let urls: Result<Vec<Url>, _> = member.peer_urls.iter().map(|u| Url::parse(u)).collect();
-        let urls = urls.map_err(|error| error.to_string())?;
+        let mut urls = urls.map_err(|error| error.to_string())?;
+        urls.sort();
         let mut last = None;
-        let at = configured.iter().position(|founder| {
-            comparison
-                .check(&urls, &founder.peer_urls)
-                .map_err(|why| last = Some(why))
-                .is_ok()
+        // Names are resolved only where texts do not do: members that are down may have none.
+        let alike = configured.iter().position(|f| f.peer_urls == urls);
+        let at = alike.or_else(|| {
+            configured.iter().position(|founder| {
+                comparison
+                    .check(&urls, &founder.peer_urls)
+                    .map_err(|why| last = Some(why))
+                    .is_ok()
+            })
         });
         let Some(at) = at else {
             return Err(format!(

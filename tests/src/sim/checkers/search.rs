@@ -15,8 +15,12 @@ use ringd::status::Status;
 use super::Verdict;
 use crate::sim::operations;
 
+/// Calls of a key with unknown outcomes; each doubles the possibilities, for good.
+const UNKNOWN_MAX: usize = 6;
+/// Configurations that the search of a key goes through in all.
+const STEPS_MAX: usize = 300_000;
 /// A search with more open possibilities than this is given up.
-const CONFIGURATIONS_MAX: usize = 20_000;
+const CONFIGURATIONS_MAX: usize = 1_000;
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Kind {
@@ -167,6 +171,11 @@ fn search(mut calls: Vec<Call>) -> Found {
         (Kind::Put(value), None) => seen.contains(value),
         _ => true,
     });
+    let unknown = calls.iter().filter(|call| call.answered_ns.is_none());
+    if unknown.count() > UNKNOWN_MAX {
+        return Found::TooMuch;
+    }
+    let mut steps = 0;
     let mut times: Vec<(u64, bool, usize)> = Vec::new();
     for (number, call) in calls.iter().enumerate() {
         times.push((call.asked_ns, false, number));
@@ -200,7 +209,8 @@ fn search(mut calls: Vec<Call>) -> Found {
                     work.push((holds, done));
                 }
             }
-            if known.len() > CONFIGURATIONS_MAX {
+            steps += 1;
+            if known.len() > CONFIGURATIONS_MAX || steps > STEPS_MAX {
                 return Found::TooMuch;
             }
         }
