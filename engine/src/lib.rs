@@ -2,11 +2,13 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod faults;
 pub mod hash;
 pub mod lease;
 pub mod map;
 pub mod mvcc;
 pub mod page;
+pub mod planted;
 pub mod store;
 pub mod tree;
 pub mod wal;

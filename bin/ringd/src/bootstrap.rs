@@ -45,6 +45,8 @@ const PAGE_FILE: &str = "store.pages";
 /// The server version that clients see: the etcd release whose behaviour this is.
 pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
+/// Kept allocated behind the page file's content: what deletions and compactions are written with on a full disk.
+const PAGE_FILE_RESERVE_BYTES: u64 = 16 << 20;
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
 /// Log entries on their way to one member: what a stalled disk makes it hold is less than it may hold.
@@ -124,6 +126,9 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
             "wal-dir" => config.wal_path().display().to_string());
     }
+    assembled
+        .member
+        .set_scrub_interval(config.scrub_interval_ns);
     Ok(Start {
         peers: peers_config(config, assembled.ids),
         member: assembled.member,
@@ -230,6 +235,7 @@ fn page_options() -> PageOptions {
     PageOptions {
         create: true,
         resident_bytes_max: limit / 100 * RESIDENT_PERCENT,
+        reserve_bytes: PAGE_FILE_RESERVE_BYTES,
         ..PageOptions::default()
     }
 }

@@ -62,6 +62,14 @@ impl fmt::Display for PreflightError {
 
 impl std::error::Error for PreflightError {}
 
+/// Has the disk drivers make the faults that a test asked for; a release build refuses.
+pub fn arm_disk_faults() -> Result<(), String> {
+    match std::env::var_os(engine::faults::VARIABLE) {
+        Some(control) => engine::faults::arm(Path::new(&control)),
+        None => Ok(()),
+    }
+}
+
 /// Checks the limits and io_uring. Must pass before the first executor is made, which would panic instead.
 pub fn preflight() -> Result<(), PreflightError> {
     let (locked, _) = limits(libc::RLIMIT_MEMLOCK);
@@ -261,12 +269,19 @@ fn mode_text(mode: u32) -> String {
 
 fn check_writable(path: &Path) -> Result<(), DirectoryError> {
     let probe = path.join(".touch");
-    fs::write(&probe, b"")
-        .and_then(|()| fs::remove_file(&probe))
-        .map_err(|error| DirectoryError::NotWritable {
-            path: path.to_owned(),
-            error,
-        })
+    let touched = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
+    unless_full(touched).map_err(|error| DirectoryError::NotWritable {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// A member with data serves on a full file system too: it needs no space for that.
+fn unless_full(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if engine::page::is_disk_full(&error) => Ok(()),
+        result => result,
+    }
 }
 
 /// etcd warns of names that it does not know and goes on.
@@ -320,9 +335,10 @@ fn lock_exclusively(path: &Path) -> Result<fs::File, DirectoryError> {
             pid,
         });
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(not_writable)?;
+    let named = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    unless_full(named).map_err(not_writable)?;
     Ok(file)
 }
 

@@ -38,6 +38,7 @@ pub enum Operation {
     },
     Fetch(engine::page::FetchJob),
     Checkpoint(engine::page::CheckpointJob),
+    Upkeep(crate::member::UpkeepJob),
     PrepareSnapshot {
         peer: u64,
         id: u64,
@@ -362,6 +363,7 @@ impl Server {
             Effect::ReadLog { from, job } => operations.push(Operation::ReadLog { from, job }),
             Effect::Fetch(job) => operations.push(Operation::Fetch(job)),
             Effect::Checkpoint(job) => operations.push(Operation::Checkpoint(job)),
+            Effect::Upkeep(job) => operations.push(Operation::Upkeep(job)),
             Effect::PrepareSnapshot { peer, id, pin } => {
                 operations.push(Operation::PrepareSnapshot { peer, id, pin })
             }

@@ -151,6 +151,7 @@ impl Node {
                     create: true,
                     resident_bytes_max: plan.resident_bytes,
                     growth_bytes: 64 << 10,
+                    reserve_bytes: 64 << 10,
                 },
                 store: store_options(chance.draw()),
                 wal: wal_config(plan, number, chance.draw()),

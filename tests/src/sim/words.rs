@@ -2,7 +2,7 @@
 
 use prost::Message as _;
 use proto::raftpb;
-use ringd::member::{Effect, Input};
+use ringd::member::{Effect, Input, UpkeepDone, UpkeepJob};
 use ringd::request::{CallId, Request};
 
 use super::trace::Trace;
@@ -45,6 +45,11 @@ pub fn input(input: &Input, name: impl Fn(u64) -> String) -> String {
             Ok(done) => format!("checkpoint {} done", done.checkpoint()),
             Err(error) => format!("checkpoint failed: {error}"),
         },
+        Input::CheckpointFull { job } => {
+            format!("no room for checkpoint {}", job.checkpoint())
+        }
+        Input::Upkeep(UpkeepDone::Grown(result)) => format!("page file grown: {result:?}"),
+        Input::Upkeep(_) => "scrubbed".to_string(),
         Input::Message(m) => format!("got {}", message(m, name)),
         Input::Unreachable { peer } => format!("unreachable: {}", name(*peer)),
         Input::Refused { peer } => format!("refused by {}", name(*peer)),
@@ -120,6 +125,8 @@ pub fn effect(effect: &Effect, name: impl Fn(u64) -> String) -> String {
         Effect::ReadLog { from, .. } => format!("reads the log from {from}"),
         Effect::Fetch(_) => "fetches pages".to_string(),
         Effect::Checkpoint(job) => format!("begins checkpoint {}", job.checkpoint()),
+        Effect::Upkeep(UpkeepJob::Grow(_)) => "grows the page file".to_string(),
+        Effect::Upkeep(_) => "scrubs".to_string(),
         Effect::Send(m) => format!("sends {}", message(m, name)),
         Effect::AskPeer { ask, peer, request } => {
             format!("asks {} ({ask}): {request:?}", name(*peer))
@@ -198,6 +205,7 @@ pub fn mix_effect(effect: &Effect, trace: &mut Trace) {
         Effect::ReadLog { from, .. } => trace.mix(from ^ 6 << 60),
         Effect::Fetch(_) => trace.mix(7),
         Effect::Checkpoint(job) => trace.mix(job.checkpoint() ^ 8 << 60),
+        Effect::Upkeep(_) => trace.mix(16),
         Effect::Send(m) => {
             trace.mix(9);
             mix_message(m, trace);
@@ -237,6 +245,8 @@ pub fn mix_input(input: &Input, trace: &mut Trace) {
         Input::LogFile { tag, result } => (5, tag * 2 + u64::from(result.is_ok())),
         Input::LogRead { from, result } => (6, from * 2 + u64::from(result.is_ok())),
         Input::Fetched { .. } => (7, 0),
+        Input::CheckpointFull { job } => (26, job.checkpoint()),
+        Input::Upkeep(_) => (27, 0),
         Input::Checkpointed { result } => (8, u64::from(result.is_ok())),
         Input::Message(m) => {
             mix_message(m, trace);

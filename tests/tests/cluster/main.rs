@@ -7,6 +7,7 @@
 mod clients;
 mod growing;
 mod membership;
+mod mixed;
 mod partitions;
 mod pauses;
 mod restarts;

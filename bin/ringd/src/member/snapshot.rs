@@ -8,6 +8,7 @@
 //! Bounds: one transfer to each member, one that comes in, and an age and a number of bytes that a pin may hold back.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use engine::{
     page::{Copy, CopySource},
@@ -272,7 +273,7 @@ impl Member {
         let continues = self.snapshots.incoming.as_mut().filter(|incoming| {
             incoming.id == chunk.id
                 && incoming.from == chunk.message.from()
-                && incoming.offset == chunk.offset
+                && (incoming.offset == chunk.offset || planted(Fault::ChunkAnywhere))
         });
         let copy = match continues {
             Some(incoming) if incoming.copy.is_none() => {
@@ -433,6 +434,10 @@ impl Member {
         };
         debug_assert_eq!(store.applied().0, installing.index);
         self.store.take_over(*store);
+        self.notices.push(format!(
+            "installed a snapshot through index {} from another member: the log no longer had what this one missed",
+            installing.index
+        ));
         self.after_install(installing.index);
         let mark = Mark::Start {
             index: installing.index,
