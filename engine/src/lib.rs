@@ -2,6 +2,7 @@
 
 pub mod checkpoint;
 pub mod error;
+pub mod faults;
 pub mod hash;
 pub mod lease;
 pub mod map;

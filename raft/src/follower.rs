@@ -43,14 +43,23 @@ impl Node {
     }
 
     fn handle_append(&mut self, mut m: Message) -> Result<(), StepError> {
-        if m.index() < self.log.commit() {
+        let commit = self.log.commit();
+        if m.index() < commit {
             if self.lost.is_none() {
                 self.log
                     .check_committed((m.index(), m.log_term()), &m.entries)?;
             }
-            // An old message: what it could prove is known to be stored here already.
-            self.acknowledge(m.from(), self.log.commit());
-            return Ok(());
+            let known = (commit - m.index()) as usize;
+            if self.lost.is_some() || m.entries.len() <= known {
+                // An old message: what it could prove is known to be stored here already.
+                self.acknowledge(m.from(), commit);
+                return Ok(());
+            }
+            // A leader that has not heard how far this log goes, because its answer waits for a slow disk, goes on
+            // sending from there; what is new is behind the commit index.
+            m.entries.drain(..known);
+            m.index = Some(commit);
+            m.log_term = self.log.term(commit);
         }
         let unchecked = self.planted(Fault::AppendUnchecked) && m.index() <= self.log.last();
         if !self.log.matches(m.index(), m.log_term()) && !unchecked {

@@ -1,6 +1,7 @@
 //! The file under the page space.
 
 use super::{AlignedBuf, META_PAGES, PAGE_BYTES};
+use crate::faults::{self, Point};
 use crate::map::{self, Map};
 use std::{
     fs::{File, OpenOptions},
@@ -204,16 +205,20 @@ impl PageFile for RealFile {
         if !self.is_direct {
             map::forget_cached(&self.direct, offset, buf.len());
         }
-        read_full(&self.direct, offset, buf)
+        faults::meet(Point::PageRead)
+            .and_then(|()| read_full(&self.direct, offset, buf))
             .map_err(|e| self.located("direct read failed", offset, e))
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        read_full(&self.cached, offset, buf).map_err(|e| self.located("read failed", offset, e))
+        faults::meet(Point::PageRead)
+            .and_then(|()| read_full(&self.cached, offset, buf))
+            .map_err(|e| self.located("read failed", offset, e))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
-        let result = self.cached.write_all_at(bytes, offset);
+        let result =
+            faults::meet(Point::PageWrite).and_then(|()| self.cached.write_all_at(bytes, offset));
         result.map_err(|e| self.located("write failed", offset, e))?;
         // At the pace of the writer, not all at once in the flush, which the log would have to queue behind.
         map::begin_writeback(&self.cached, offset, bytes.len());
@@ -221,12 +226,13 @@ impl PageFile for RealFile {
     }
 
     fn write_meta(&self, offset: u64, page: &AlignedBuf) -> io::Result<()> {
-        let result = self.direct.write_all_at(page, offset);
+        let result =
+            faults::meet(Point::MetaWrite).and_then(|()| self.direct.write_all_at(page, offset));
         result.map_err(|e| self.located("meta page write failed", offset, e))
     }
 
     fn flush(&self) -> io::Result<()> {
-        let result = self.cached.sync_data();
+        let result = faults::meet(Point::PageFlush).and_then(|()| self.cached.sync_data());
         result.map_err(|e| self.located("flush failed", 0, e))
     }
 

@@ -17,8 +17,9 @@ use std::time::{Duration, Instant};
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::dir::{LogDir, SegmentFile};
 use super::segment::{FileOp, FileOpKind, Urgency};
-use super::writer::Write;
+use super::writer::{is_disk_full, Write};
 use super::SegmentId;
+use crate::faults::{self, Point};
 
 /// Written at once while a segment is filled with zeros, in bytes: large enough for the disk, small enough for the log's
 /// own writes to pass in between.
@@ -258,13 +259,16 @@ impl LogFiles {
 
     /// Carries out a write of the log in the calling thread; returns once it is durable.
     pub fn write_inline(&self, write: &Write) -> io::Result<()> {
+        faults::meet(Point::LogWrite)?;
         self.file(write.segment)?
-            .write_durable(write.buf.as_slice(), write.offset)
+            .write_durable(write.buf.as_slice(), write.offset)?;
+        faults::meet(Point::LogFlush)
     }
 
     /// Carries out a file operation; for a thread that may block. If it fails, a temporary file may be left, which the
     /// next [`LogFiles::open`] removes; one that found the file system full removes it itself.
     pub fn run(&self, op: &FileOp) -> io::Result<()> {
+        faults::meet(Point::LogFile)?;
         match &op.kind {
             FileOpKind::Prepare {
                 segment,
@@ -388,6 +392,7 @@ impl LogDir for LogFiles {
     }
 
     fn read_at(&self, segment: SegmentId, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+        faults::meet(Point::LogRead)?;
         let file = self.file(segment)?;
         let aligned = buf.as_ptr() as usize % BLOCK_BYTES == 0 && buf.len() % BLOCK_BYTES == 0;
         if aligned || !file.mode.direct {
@@ -421,7 +426,24 @@ fn find_mode(directory: &Path) -> io::Result<Mode> {
     let found = try_modes(&path);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ if found.as_ref().is_err_and(is_disk_full) => Ok(cautious_mode(directory)),
         _ => found,
+    }
+}
+
+/// Without room for a file to try it on: reads as the segments that are there allow, and flushes that any file knows.
+fn cautious_mode(directory: &Path) -> Mode {
+    let segment = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut segment = segment.filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().and_then(SegmentId::from_file_name).is_some()
+    });
+    let direct = segment
+        .next()
+        .is_some_and(|entry| open_file(&entry.path(), true, false).is_ok());
+    Mode {
+        direct,
+        dsync: false,
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a machine does: it starts, takes turns, carries out what its member decided, and dies.
 
-use engine::page::{Progress, Stage};
+use engine::page::{is_disk_full, Progress, Stage};
 use proto::raftpb::EntryType;
 use ringd::member::{Effect, Input};
 use ringd::request::CallId;
@@ -247,6 +247,10 @@ impl World {
                 let delay = self.disk_delay(node, self.plan.member.page_max_ns);
                 self.after(delay, Event::Fetched { node, life, job });
             }
+            Effect::Upkeep(job) => {
+                let delay = self.disk_delay(node, FILE_OP_MAX_NS);
+                self.after(delay, Event::Upkeep { node, life, job });
+            }
             Effect::Checkpoint(job) => {
                 if let Some(running) = self.living(node, life) {
                     running.checkpoint = Some(job);
@@ -354,6 +358,10 @@ impl World {
                 running.checkpoint = Some(job);
                 let delay = self.disk_delay(node, self.plan.member.page_max_ns);
                 self.after(delay, Event::CheckpointStep { node, life });
+            }
+            Err(error) if job.stage() == Stage::Grow && is_disk_full(&error) => {
+                let job = Box::new(job);
+                self.input(node, life, Input::CheckpointFull { job });
             }
             Err(error) => {
                 let result = Err(error);

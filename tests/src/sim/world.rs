@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use engine::page::FetchJob;
 use engine::wal::ReadJob;
 use proto::raftpb::Message;
-use ringd::member::Input;
+use ringd::member::{Input, UpkeepJob};
 use ringd::peers::{PeerAsk, PeerFailure};
 use ringd::request::CallId;
 
@@ -93,6 +93,11 @@ pub enum Event {
         life: u64,
         from: u64,
         job: ReadJob,
+    },
+    Upkeep {
+        node: usize,
+        life: u64,
+        job: UpkeepJob,
     },
     Fetched {
         node: usize,
@@ -362,6 +367,12 @@ impl World {
             Event::Fetched { node, life, job } => {
                 if self.living(node, life).is_some() {
                     self.input(node, life, Input::Fetched { done: job.run() });
+                }
+            }
+            Event::Upkeep { node, life, job } => {
+                if self.living(node, life).is_some() {
+                    let done = job.run(&self.node(node).disk.log);
+                    self.input(node, life, Input::Upkeep(done));
                 }
             }
             Event::CheckpointStep { node, life } => self.checkpoint_step(node, life),

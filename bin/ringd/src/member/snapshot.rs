@@ -440,6 +440,10 @@ impl Member {
         };
         debug_assert_eq!(store.applied().0, installing.index);
         self.store.take_over(*store);
+        self.notices.push(format!(
+            "installed a snapshot through index {} from another member: the log no longer had what this one missed",
+            installing.index
+        ));
         self.after_install(installing.index);
         let mark = Mark::Start {
             index: installing.index,
