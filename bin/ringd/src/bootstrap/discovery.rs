@@ -23,6 +23,7 @@ const RANGE: &str = "/etcdserverpb.KV/Range";
 const PUT: &str = "/etcdserverpb.KV/Put";
 const WATCH: &str = "/etcdserverpb.Watch/Watch";
 /// The pause before a retry doubles up to 2^8 s. There is no last one: the service may be the last to come up.
+const BACKOFF_UNIT: Duration = Duration::from_secs(1);
 const BACKOFF_EXPONENT_MAX: u32 = 8;
 
 /// Why a member finds no cluster, in etcd's words.
@@ -63,7 +64,6 @@ pub fn cluster(
         discovery,
         key: format!("{REGISTRY}/{}/members/{local_id:x}", discovery.token),
         channel: None,
-        retry_unit: Duration::from_secs(1),
         log,
     };
     let found = registry.join(&local.to_string());
@@ -139,8 +139,6 @@ struct Registry<'a> {
     /// Where this member registers.
     key: String,
     channel: Option<Channel>,
-    /// The first pause between retries.
-    retry_unit: Duration,
     log: &'a Log,
 }
 
@@ -294,7 +292,7 @@ impl Registry<'_> {
 
     fn back_off(&mut self, retries: u32, reason: &str, failed: &CallFailed) {
         self.channel = None;
-        let pause = self.retry_unit * 2u32.pow((retries + 1).min(BACKOFF_EXPONENT_MAX));
+        let pause = BACKOFF_UNIT * 2u32.pow((retries + 1).min(BACKOFF_EXPONENT_MAX));
         warn!(self.log, "retry connecting to discovery service",
             "url" => self.discovery.endpoints.as_slice(), "reason" => reason,
             "backoff" => pause, "error" => failed.to_string());

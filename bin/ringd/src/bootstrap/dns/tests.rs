@@ -170,6 +170,7 @@ fn failures_are_told_in_the_words_of_gos_resolver() {
     let text = format!("lookup a.b on {silent}: i/o timeout");
     assert_eq!(failed(&servers, "a.b"), text);
     // A server that does not know better leaves it to the next one.
+    servers.timeout = Duration::from_secs(1);
     servers.servers = vec![silent, failing, server];
     assert_eq!(
         servers
