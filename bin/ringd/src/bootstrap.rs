@@ -129,6 +129,7 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     assembled
         .member
         .set_scrub_interval(config.scrub_interval_ns);
+    assembled.member.set_auto_compaction(config.auto_compaction);
     Ok(Start {
         peers: peers_config(config, assembled.ids),
         member: assembled.member,
@@ -299,7 +300,8 @@ fn peers_config(config: &Config, ids: Identity) -> peers::Config {
     }
 }
 
-fn unix_ms() -> u64 {
+/// The wall clock.
+pub fn unix_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)

@@ -7,7 +7,7 @@ use crate::{
     error,
     front::Front,
     info, methods,
-    peers::Transport,
+    peers::{self, Transport},
     process::{self, Signals},
     server::Server,
     services::Limits,
@@ -114,7 +114,11 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let election_ns = config.election_ticks() * config.heartbeat_interval_ms * 1_000_000;
     let methods: &'static net::grpc::Methods = Box::leak(Box::new(methods::table()));
     let front = Front::new(methods, Arc::new(front_config(config)), limits, election_ns);
-    let transport = Transport::new(started.peers);
+    // Recovery may have taken its time, and the shell's clock begins now.
+    let transport = Transport::new(peers::Config {
+        unix_ms: bootstrap::unix_ms(),
+        ..started.peers
+    });
     let server = Server::new(front, started.member, transport);
     let wal_io = match config.wal_io {
         config::WalIo::Auto => WalIo::Auto,
