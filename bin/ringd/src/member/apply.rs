@@ -197,6 +197,10 @@ impl Member {
     }
 
     fn after_apply(&mut self, request: &InternalRaftRequest) {
+        if request.alarm.is_some() {
+            // Raised, or lifted and to be raised again at once: none is on its way any more.
+            self.alarm_again_ns = 0;
+        }
         if let Some(set) = &request.cluster_member_attr_set {
             if set.member_id == self.config.member_id {
                 self.introduced = Introduction::Done;
