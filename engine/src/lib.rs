@@ -8,6 +8,7 @@ pub mod lease;
 pub mod map;
 pub mod mvcc;
 pub mod page;
+pub mod planted;
 pub mod store;
 pub mod tree;
 pub mod wal;

@@ -41,6 +41,7 @@ fn page_options() -> PageOptions {
         create: true,
         resident_bytes_max: 16 << 20,
         growth_bytes: 1 << 20,
+        reserve_bytes: 0,
     }
 }
 

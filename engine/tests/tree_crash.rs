@@ -3,7 +3,10 @@
 
 mod tree_world;
 
-use engine::page::{Keep, Meta, Pages, Progress, SimFile};
+use engine::{
+    page::{Keep, Meta, Options, PageFile, Pages, Progress, SimFile},
+    tree::Tree,
+};
 use std::{collections::BTreeMap, sync::Arc};
 use tree_world::{check, contents, options, World};
 
@@ -183,4 +186,48 @@ fn a_full_disk_stops_a_checkpoint_before_its_first_write_and_lets_it_go_on_later
     world.file.limit_space(None);
     world.pages.checkpoint_done(job.run().expect("space again"));
     world.check();
+}
+
+#[test]
+fn the_reserve_is_what_a_full_disk_leaves() {
+    let file = SimFile::new();
+    let reserving = Options {
+        reserve_bytes: 256 << 10,
+        ..options()
+    };
+    let opened = Pages::open(Arc::new(file.clone()), reserving).expect("a new file");
+    let (mut pages, mut tree) = (opened.pages, Tree::new());
+    let mut checkpoint = |n: u32| {
+        for at in 0..40_u32 {
+            let key = (n * 40 + at).to_be_bytes();
+            tree.insert(&mut pages, &key, &[7; 900], 0).expect("room");
+        }
+        let mut job = pages.begin_checkpoint(&[tree], b"").expect("a job");
+        loop {
+            match job.step() {
+                Ok(Progress::Wrote(_)) => {}
+                Ok(Progress::Finished(done)) => {
+                    let is_short = done.is_short_of_space();
+                    pages.checkpoint_done(done);
+                    return Ok(is_short);
+                }
+                Err(error) => return Err(error.kind()),
+            }
+        }
+    };
+    assert_eq!(checkpoint(0), Ok(false));
+    let len = file.len().expect("a length");
+    file.limit_space(Some(len));
+    let mut short = 0;
+    let refused = (1..100).find_map(|n| match checkpoint(n) {
+        Ok(is_short) => {
+            short += u32::from(is_short);
+            assert!(is_short || short == 0, "checkpoint {n}");
+            None
+        }
+        Err(kind) => Some(kind),
+    });
+    assert_eq!(refused, Some(std::io::ErrorKind::StorageFull));
+    assert!(short >= 2, "{short} checkpoints lived on the reserve");
+    assert_eq!(file.len().expect("a length"), len);
 }

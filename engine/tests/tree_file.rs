@@ -19,6 +19,7 @@ fn options() -> Options {
         create: false,
         resident_bytes_max: 40 * 4096,
         growth_bytes: 1 << 20,
+        reserve_bytes: 0,
     }
 }
 

@@ -113,5 +113,8 @@ pub const KEEPALIVE_TIMEOUT_NS: u64 = 20 * SECOND_NS;
 
 /// Largest request message by default: `--max-request-bytes` plus the 512 KiB that etcd adds.
 pub const REQUEST_BYTES_MAX: usize = 1_572_864 + 524_288;
+/// Requests of all connections together, from their first byte until they are answered; less where the memory limit is
+/// small. Above: refused.
+pub const REQUESTS_HELD_BYTES_MAX: usize = 256 << 20;
 /// Longest `grpc-message` that we send, before encoding; the rest is cut.
 pub const STATUS_MESSAGE_BYTES_MAX: usize = 8 * 1024;

@@ -17,6 +17,10 @@ pub enum Fault {
     CommitOldTerm,
     /// A follower commits up to the leader's commit index, proved or not.
     CommitUnproved,
+    /// A follower takes entries whatever stands before them.
+    AppendUnchecked,
+    /// The leader counts as two.
+    CountTwice,
     /// A write that was overtaken by a truncation still counts as durable.
     AbaWrite,
     /// Reads are answered without asking a quorum.

@@ -220,6 +220,8 @@ impl Node {
         let index = if self.planted(Fault::IncomingOnly) {
             let matched = |id| self.tracker.get(id).map_or(0, |progress| progress.matched);
             self.tracker.config.voters.incoming.committed(matched)
+        } else if self.planted(Fault::CountTwice) {
+            self.committed_counting_twice()
         } else {
             self.tracker.committed()
         };
@@ -233,6 +235,16 @@ impl Node {
         self.broadcast = true;
         self.unpark_reads();
         true
+    }
+
+    /// What a majority would have stored if the leader were two of them.
+    fn committed_counting_twice(&self) -> u64 {
+        let voters = self.tracker.config.to_conf_state().voters;
+        let matched = |id: u64| self.tracker.get(id).map_or(0, |progress| progress.matched);
+        let mut acks: Vec<u64> = voters.iter().map(|id| matched(*id)).collect();
+        acks.push(matched(self.id));
+        acks.sort_unstable_by(|a, b| b.cmp(a));
+        acks[voters.len() / 2]
     }
 
     /// Whether the follower could commit more than it was told.

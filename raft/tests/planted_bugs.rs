@@ -11,13 +11,15 @@ use raft::planted::{plant, Fault};
 /// Seeds within which a bug has to show.
 const SEEDS_MAX: u64 = 2000;
 
-const FAULTS: [Fault; 11] = [
+const FAULTS: [Fault; 13] = [
     Fault::CountUndurable,
     Fault::AckUndurable,
     Fault::VoteUndurable,
     Fault::VoteTwice,
     Fault::CommitOldTerm,
     Fault::CommitUnproved,
+    Fault::AppendUnchecked,
+    Fault::CountTwice,
     Fault::AbaWrite,
     Fault::ReadUnconfirmed,
     Fault::IncomingOnly,

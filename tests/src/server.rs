@@ -405,7 +405,8 @@ pub fn is_ringd() -> bool {
         .is_some_and(|name| name == "ringd")
 }
 
-fn ringd_binary() -> &'static Path {
+/// This build's own server.
+pub fn ringd_binary() -> &'static Path {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| built("ringd"))
 }

@@ -17,7 +17,7 @@ mod srv;
 mod tests;
 
 use crate::{
-    config::{ClusterState, Config, Quota},
+    config::{ClusterState, Config, Quota, Url},
     identity::{Founding, InitialCluster},
     info,
     logging::Log,
@@ -45,6 +45,8 @@ const PAGE_FILE: &str = "store.pages";
 /// The server version that clients see: the etcd release whose behaviour this is.
 pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
+/// Kept allocated behind the page file's content: what deletions and compactions are written with on a full disk.
+const PAGE_FILE_RESERVE_BYTES: u64 = 16 << 20;
 /// Recent log entries kept in memory.
 const LOG_RING_BYTES_MAX: u64 = 16 << 20;
 /// Log entries on their way to one member: what a stalled disk makes it hold is less than it may hold.
@@ -124,6 +126,10 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
             "wal-dir" => config.wal_path().display().to_string());
     }
+    assembled
+        .member
+        .set_scrub_interval(config.scrub_interval_ns);
+    assembled.member.set_auto_compaction(config.auto_compaction);
     Ok(Start {
         peers: peers_config(config, assembled.ids),
         member: assembled.member,
@@ -200,6 +206,7 @@ pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Fa
                 "discovery URL should not be set when joining existing initial cluster".into(),
             );
         }
+        refuse_tls(cluster.members().flat_map(|(_, urls)| urls))?;
         let identity = join::join(config, &cluster, &comparison, world.log)?;
         return Ok(Origin::Joining(identity));
     }
@@ -208,15 +215,14 @@ pub fn originate(config: &Config, world: &Surroundings<'_>) -> Result<Origin, Fa
         let found = discovery::cluster(config, service, &cluster, founding.local_id, world.log)?;
         founding = Founding::of(&found, token, &config.name);
     }
-    refuse_tls(&founding)?;
+    refuse_tls(founding.members.iter().flat_map(|m| &m.peer_urls))?;
     join::refuse_bootstrapped(&founding)?;
     Ok(Origin::Founding(founding))
 }
 
 /// Members that cannot be spoken to would never form a quorum.
-fn refuse_tls(founding: &Founding) -> Result<(), Failure> {
-    let mut urls = founding.members.iter().flat_map(|member| &member.peer_urls);
-    match urls.find(|url| url.scheme().is_tls()) {
+fn refuse_tls<'a>(mut peer_urls: impl Iterator<Item = &'a Url>) -> Result<(), Failure> {
+    match peer_urls.find(|url| url.scheme().is_tls()) {
         None => Ok(()),
         Some(url) => Err(format!(
             "TLS between members is not supported by this version of ringd: a member has {url}"
@@ -230,6 +236,7 @@ fn page_options() -> PageOptions {
     PageOptions {
         create: true,
         resident_bytes_max: limit / 100 * RESIDENT_PERCENT,
+        reserve_bytes: PAGE_FILE_RESERVE_BYTES,
         ..PageOptions::default()
     }
 }
@@ -293,7 +300,8 @@ fn peers_config(config: &Config, ids: Identity) -> peers::Config {
     }
 }
 
-fn unix_ms() -> u64 {
+/// The wall clock.
+pub fn unix_ms() -> u64 {
     std::time::SystemTime::now()
         .duration_since(std::time::UNIX_EPOCH)
         .map_or(0, |since| since.as_millis() as u64)

@@ -13,6 +13,7 @@ pub mod logging;
 pub mod member;
 pub mod methods;
 pub mod peers;
+pub mod planted;
 pub mod process;
 pub mod request;
 pub mod run;

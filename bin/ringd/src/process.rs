@@ -194,6 +194,15 @@ pub fn open_data_directory(config: &Config) -> Result<DataDirectory, DirectoryEr
     let member = config.member_dir();
     let mut notes = foreign_files(&config.data_dir);
     let initialized = member.is_dir();
+    if initialized {
+        let note = Record::new(
+            Level::Info,
+            caller!(),
+            "server has been already initialized",
+        );
+        let data_dir = config.data_dir.to_string_lossy().into_owned();
+        notes.push(note.with("data-dir", data_dir).with("dir-type", "member"));
+    }
     for path in [&config.data_dir, &member, &config.wal_path()] {
         notes.extend(create_directory(path)?);
         check_writable(path)?;
@@ -209,7 +218,7 @@ pub fn open_data_directory(config: &Config) -> Result<DataDirectory, DirectoryEr
 /// Creates a directory with its parents. One that exists with another mode is reported, not changed.
 fn create_directory(path: &Path) -> Result<Option<Record>, DirectoryError> {
     let failed = |error| DirectoryError::Create {
-        path: path.to_owned(),
+        path: first_missing(path).to_owned(),
         error,
     };
     match fs::metadata(path) {
@@ -240,6 +249,15 @@ fn create_directory(path: &Path) -> Result<Option<Record>, DirectoryError> {
     }
 }
 
+/// The directory that has to be created first on the way to `path`; `path` itself if only that is missing.
+fn first_missing(path: &Path) -> &Path {
+    let missing = path.ancestors().take_while(|ancestor| {
+        fs::metadata(ancestor).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    });
+    let named = missing.filter(|ancestor| !ancestor.as_os_str().is_empty());
+    named.last().unwrap_or(path)
+}
+
 /// `drwxr-xr-x`
 fn mode_text(mode: u32) -> String {
     let bits = "rwxrwxrwx".chars().enumerate();
@@ -251,12 +269,19 @@ fn mode_text(mode: u32) -> String {
 
 fn check_writable(path: &Path) -> Result<(), DirectoryError> {
     let probe = path.join(".touch");
-    fs::write(&probe, b"")
-        .and_then(|()| fs::remove_file(&probe))
-        .map_err(|error| DirectoryError::NotWritable {
-            path: path.to_owned(),
-            error,
-        })
+    let touched = fs::write(&probe, b"").and_then(|()| fs::remove_file(&probe));
+    unless_full(touched).map_err(|error| DirectoryError::NotWritable {
+        path: path.to_owned(),
+        error,
+    })
+}
+
+/// A member with data serves on a full file system too: it needs no space for that.
+fn unless_full(result: io::Result<()>) -> io::Result<()> {
+    match result {
+        Err(error) if engine::page::is_disk_full(&error) => Ok(()),
+        result => result,
+    }
 }
 
 /// etcd warns of names that it does not know and goes on.
@@ -310,9 +335,10 @@ fn lock_exclusively(path: &Path) -> Result<fs::File, DirectoryError> {
             pid,
         });
     }
-    file.set_len(0)
-        .and_then(|()| writeln!(file, "{}", std::process::id()))
-        .map_err(not_writable)?;
+    let named = file
+        .set_len(0)
+        .and_then(|()| writeln!(file, "{}", std::process::id()));
+    unless_full(named).map_err(not_writable)?;
     Ok(file)
 }
 
@@ -539,6 +565,16 @@ mod tests {
         );
         drop(held);
         assert!(open_data_directory(&config).unwrap().initialized);
+    }
+
+    #[test]
+    fn the_directory_that_cannot_be_made_is_named() {
+        let config = config(Path::new("/proc/ringd/data"));
+        let error = open_data_directory(&config).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "cannot access data directory: mkdir /proc/ringd: no such file or directory"
+        );
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::{
     error,
     front::Front,
     info, methods,
-    peers::Transport,
+    peers::{self, Transport},
     process::{self, Signals},
     server::Server,
     services::Limits,
@@ -31,6 +31,9 @@ const BIND_PATIENCE: Duration = Duration::from_secs(2);
 const BIND_RETRY: Duration = Duration::from_millis(10);
 /// A message may be this much larger than `--max-request-bytes` before gRPC refuses it.
 const RECEIVE_OVERHEAD_BYTES: usize = 512 << 10;
+
+/// Requests may hold one part in so many of the memory limit.
+const REQUESTS_HELD_SHARE: u64 = 8;
 
 /// Runs the server and returns the exit code, unless a signal ends the process.
 pub fn run() -> i32 {
@@ -111,7 +114,11 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let election_ns = config.election_ticks() * config.heartbeat_interval_ms * 1_000_000;
     let methods: &'static net::grpc::Methods = Box::leak(Box::new(methods::table()));
     let front = Front::new(methods, Arc::new(front_config(config)), limits, election_ns);
-    let transport = Transport::new(started.peers);
+    // Recovery may have taken its time, and the shell's clock begins now.
+    let transport = Transport::new(peers::Config {
+        unix_ms: bootstrap::unix_ms(),
+        ..started.peers
+    });
     let server = Server::new(front, started.member, transport);
     let wal_io = match config.wal_io {
         config::WalIo::Auto => WalIo::Auto,
@@ -185,8 +192,22 @@ fn front_config(config: &Config) -> net::grpc::Config {
         keepalive,
         request_bytes_max: config.max_request_bytes as usize + RECEIVE_OVERHEAD_BYTES,
         concurrent_streams_max: config.max_concurrent_streams,
+        budget: Arc::new(request_budget(config)),
         ..Default::default()
     }
+}
+
+/// What requests may hold until they are answered: less where memory is short, so that a flood is refused and nobody is
+/// killed for it.
+fn request_budget(config: &Config) -> net::grpc::Budget {
+    let bytes_max = match config.requests_held_bytes {
+        0 => (process::memory_limit_bytes() / REQUESTS_HELD_SHARE)
+            .min(net::limits::REQUESTS_HELD_BYTES_MAX as u64),
+        bytes => bytes,
+    };
+    let refusal = engine::error::RequestError::TooManyRequests;
+    let code = crate::status::Status::from(refusal).code;
+    net::grpc::Budget::new(bytes_max as usize, code, refusal.message())
 }
 
 /// Binds every address of the URLs; a host name stands for its addresses.

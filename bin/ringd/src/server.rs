@@ -38,6 +38,7 @@ pub enum Operation {
     },
     Fetch(engine::page::FetchJob),
     Checkpoint(engine::page::CheckpointJob),
+    Upkeep(crate::member::UpkeepJob),
     PrepareSnapshot {
         peer: u64,
         id: u64,
@@ -265,7 +266,8 @@ impl Server {
             Action::Close { connection } => Operation::ClosePeer { connection },
             Action::Wake { after_ns } => Operation::Wake { after_ns },
         }));
-        self.front.set_has_leader(self.member.has_leader());
+        self.front
+            .set_role(self.member.has_leader(), self.member.is_learner());
     }
 
     /// Whether there is background work for an otherwise idle moment.
@@ -362,6 +364,7 @@ impl Server {
             Effect::ReadLog { from, job } => operations.push(Operation::ReadLog { from, job }),
             Effect::Fetch(job) => operations.push(Operation::Fetch(job)),
             Effect::Checkpoint(job) => operations.push(Operation::Checkpoint(job)),
+            Effect::Upkeep(job) => operations.push(Operation::Upkeep(job)),
             Effect::PrepareSnapshot { peer, id, pin } => {
                 operations.push(Operation::PrepareSnapshot { peer, id, pin })
             }

@@ -11,6 +11,7 @@ use super::{
     meta::{self, blank_meta_page},
     Completed, Pin, CONTENT_BYTES_MAX, ROOTS_MAX,
 };
+use crate::planted::{planted, Fault};
 use crate::{
     page::{
         u32_at, u64_at, AlignedBuf, Extent, Header, Kind, PageError, PageFault, PageFile, PageNo,
@@ -394,7 +395,7 @@ impl Copy {
                 break;
             };
             let (crc, pages) = part.split_at(CRC_BYTES);
-            if u32_at(crc, 0) != crc32fast::hash(pages) {
+            if u32_at(crc, 0) != crc32fast::hash(pages) && !planted(Fault::CopyUnchecked) {
                 return Err(CopyError::Malformed("a piece's checksum does not match"));
             }
             self.file.write_at(piece.start.offset(), pages)?;
@@ -456,7 +457,11 @@ impl Copy {
             return Err(CopyError::Malformed("the end of it is missing"));
         };
         self.file.flush()?;
-        for run in &announced.runs {
+        for run in announced
+            .runs
+            .iter()
+            .filter(|_| !planted(Fault::CopyUnchecked))
+        {
             self.verify_run(*run)?;
         }
         self.is_verified = true;

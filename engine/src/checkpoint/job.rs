@@ -45,6 +45,9 @@ pub struct CheckpointJob {
     file: Arc<dyn PageFile>,
     map: Option<Arc<Map>>,
     growth_bytes: u64,
+    reserve_bytes: u64,
+    /// The file system has no room for the reserve.
+    is_short: bool,
     shrink: bool,
     completed: Completed,
     image: Option<SpaceImage>,
@@ -64,6 +67,9 @@ pub struct CheckpointJob {
 /// All of a job's work is durable; to be given to [`Pages::checkpoint_done`].
 pub struct CheckpointDone {
     pub(super) completed: Completed,
+    is_short: bool,
+    /// Bytes of the file; none if they could not be told.
+    pub(super) file_bytes: Option<u64>,
     /// What the index did not use of its reservation.
     pub(super) spare: Extent,
 }
@@ -72,6 +78,19 @@ impl CheckpointDone {
     pub fn checkpoint(&self) -> u64 {
         self.completed.number
     }
+
+    /// Whether the file system had no room for the reserve behind it: the next checkpoints live on that.
+    pub fn is_short_of_space(&self) -> bool {
+        self.is_short
+    }
+}
+
+/// Whether an error says that the file system, or what this user may have of it, is used up.
+pub fn is_disk_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 impl CheckpointJob {
@@ -86,6 +105,8 @@ impl CheckpointJob {
             file: pages.file.clone(),
             map: pages.map().cloned(),
             growth_bytes: pages.options.growth_bytes,
+            reserve_bytes: pages.options.reserve_bytes,
+            is_short: false,
             shrink,
             spare: completed.index,
             completed,
@@ -164,6 +185,8 @@ impl CheckpointJob {
                 self.stage = Stage::Finished;
                 return Ok(Progress::Finished(CheckpointDone {
                     completed: self.completed.clone(),
+                    is_short: self.is_short,
+                    file_bytes: self.file.len().ok(),
                     spare: self.spare,
                 }));
             }
@@ -181,12 +204,23 @@ impl CheckpointJob {
         needed.div_ceil(self.growth_bytes.max(1)) * self.growth_bytes.max(1)
     }
 
-    fn grow(&self) -> io::Result<()> {
-        let needed = self.needed_bytes();
-        if self.file.len()? >= needed {
+    fn grow(&mut self) -> io::Result<()> {
+        let (needed, len) = (self.needed_bytes(), self.file.len()?);
+        let wanted = needed + self.reserve_bytes;
+        self.is_short = false;
+        if len >= wanted {
             return Ok(());
         }
-        self.file.grow(needed)
+        match self.file.grow(wanted) {
+            Err(error) if is_disk_full(&error) && self.reserve_bytes > 0 => {
+                self.is_short = true;
+                if len >= needed {
+                    return Ok(());
+                }
+                self.file.grow(needed)
+            }
+            grown => grown,
+        }
     }
 
     fn sort(&mut self) {
@@ -293,8 +327,9 @@ impl CheckpointJob {
 
     /// `high` covers what waits for the older meta page, so neither of them loses anything.
     fn cut(&self) -> io::Result<()> {
-        if self.shrink && self.file.len()? > self.needed_bytes() {
-            self.file.set_len(self.needed_bytes())?;
+        let kept = self.needed_bytes() + self.reserve_bytes;
+        if self.shrink && self.file.len()? > kept {
+            self.file.set_len(kept)?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ mod open;
 mod pin;
 
 pub use copy::{Copy, CopyError, CopySource};
-pub use job::{CheckpointDone, CheckpointJob, Progress, Stage, STEP_BYTES};
+pub use job::{is_disk_full, CheckpointDone, CheckpointJob, Progress, Stage, STEP_BYTES};
 pub use meta::Meta;
 pub use open::{OpenReport, Opened};
 pub use pin::Pin;
@@ -110,6 +110,9 @@ impl Pages {
     pub fn checkpoint_done(&mut self, done: CheckpointDone) {
         debug_assert!(done.completed.number < self.generation);
         self.space.free(done.spare);
+        if let Some(bytes) = done.file_bytes {
+            self.note_length(bytes);
+        }
         self.completed = done.completed;
         self.index_reserve = None;
         self.settle_space();

@@ -17,6 +17,7 @@ mod error;
 mod fetch;
 mod file;
 mod frames;
+mod growth;
 mod header;
 mod residency;
 mod scrub;
@@ -27,12 +28,13 @@ pub use buffer::AlignedBuf;
 pub use error::{OpenError, PageError, PageFault};
 pub use fetch::{FetchDone, FetchJob};
 pub use file::{PageDir, PageFile, RealDir, RealFile};
+pub use growth::GrowJob;
 pub use scrub::{ScrubDone, ScrubJob};
 pub use sim::{Keep, SimFile};
 
 pub use crate::checkpoint::{
-    CheckpointDone, CheckpointJob, Copy, CopyError, CopySource, Meta, OpenReport, Opened, Pin,
-    Progress, Stage,
+    is_disk_full, CheckpointDone, CheckpointJob, Copy, CopyError, CopySource, Meta, OpenReport,
+    Opened, Pin, Progress, Stage,
 };
 
 pub(crate) use fetch::Shape;
@@ -113,6 +115,9 @@ pub struct Options {
     pub resident_bytes_max: u64,
     /// The file grows in steps of this size.
     pub growth_bytes: u64,
+    /// Kept allocated behind what a checkpoint needs: with the last of the file system's space it can still be written what
+    /// makes room, such as deletions.
+    pub reserve_bytes: u64,
 }
 
 impl Default for Options {
@@ -121,6 +126,7 @@ impl Default for Options {
             create: false,
             resident_bytes_max: 1 << 30,
             growth_bytes: 16 << 20,
+            reserve_bytes: 0,
         }
     }
 }
@@ -153,6 +159,9 @@ pub struct Pages {
     /// A buffer for one cell, kept so that an insert need not allocate.
     scratch: Vec<u8>,
     read_only: bool,
+    /// Bytes of the file, as far as is known.
+    allocated_bytes: u64,
+    is_growing: bool,
     /// So many of the next checkpoints cut the file's unused end.
     pub(crate) shrink_checkpoints: u8,
 }
@@ -180,6 +189,8 @@ impl Pages {
         read_only: bool,
     ) -> Pages {
         let map = file.map();
+        // 0 where it cannot be told: then the file is made longer without need.
+        let allocated_bytes = file.len().unwrap_or(0);
         let faults_seen = map.as_ref().map_or(0, |m| m.faults().0);
         Pages {
             map,
@@ -201,12 +212,19 @@ impl Pages {
             shape,
             scratch: Vec::new(),
             read_only,
+            allocated_bytes,
+            is_growing: false,
             shrink_checkpoints: 0,
         }
     }
 
     pub fn options(&self) -> &Options {
         &self.options
+    }
+
+    /// For messages.
+    pub fn file_name(&self) -> String {
+        self.file.name()
     }
 
     /// Bytes of the file up to the last page in use, pages not yet written included.

@@ -138,6 +138,22 @@ impl Space {
         PageNo(start)
     }
 
+    /// Whether so many contiguous pages would be handed out below a mark, while the file's end is being emptied.
+    pub(crate) fn has_place_below(&self, mark: u32, pages: u32) -> bool {
+        let words = (mark / RUN_PAGES) as usize;
+        let words = &self.words[..words.min(self.words.len())];
+        if pages <= RUN_PAGES {
+            return words.iter().any(|word| longest_hole(*word) >= pages);
+        }
+        let wanted = pages.div_ceil(RUN_PAGES) as usize;
+        let mut row = 0;
+        words.iter().enumerate().any(|(at, word)| {
+            let is_whole = *word == RUN_FREE && at != self.run;
+            row = if is_whole { row + 1 } else { 0 };
+            row == wanted
+        })
+    }
+
     fn take_one(&mut self) -> u32 {
         loop {
             if self.next < RUN_PAGES {

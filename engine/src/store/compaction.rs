@@ -17,6 +17,7 @@ use crate::mvcc::head::Head;
 use crate::mvcc::row::{Row, WELL_FORMED};
 use crate::mvcc::Revision;
 use crate::page::{Miss, Pages};
+use crate::planted::{planted, Fault};
 use std::ops::Bound;
 
 /// Rows whose removal is planned together.
@@ -234,7 +235,11 @@ impl Store {
         if revision > self.revision {
             return Err(RequestError::FutureRevision);
         }
-        self.compactor.schedule(revision, self.compacted);
+        let last = match planted(Fault::CompactOneMore) {
+            true => (revision + 1).min(self.revision),
+            false => revision,
+        };
+        self.compactor.schedule(last, self.compacted);
         self.compacted = revision;
         Ok(())
     }

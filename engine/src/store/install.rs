@@ -9,6 +9,7 @@
 use super::meta::{self, LogMark, OpenError};
 use super::{Options, Store};
 use crate::page::{Copy, CopyError, Opened, Options as PageOptions, PageDir, Pages};
+use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use std::fmt;
 
@@ -87,7 +88,7 @@ impl InstallJob {
         let malformed = |_: OpenError| CopyError::Malformed("its content is not a store's");
         let content = self.copy.content().cloned().unwrap_or_default();
         let log = LogMark {
-            restarts: true,
+            restarts: !planted(Fault::InstallKeepsLog),
             ..self.log
         };
         let content = meta::relocated(&content, log).map_err(malformed)?;

@@ -127,11 +127,15 @@ impl Tree {
         }
         self.own_path(pages, &mut path, 0)?;
         for step in 0..path.len {
-            if path.page(step).0 >= mark {
+            if path.page(step).0 >= mark && pages.space.has_place_below(mark, 1) {
                 self.renumber(pages, &mut path, step);
             }
         }
         for moved in moves.found {
+            if !pages.space.has_place_below(mark, moved.from.pages()) {
+                // Moved to the end it would make the file longer.
+                continue;
+            }
             let page = pages.create_extent(&moved.payload);
             let mut node = NodeMut(pages.page_mut(path.page(moved.step)));
             set_overflow(node.cell_mut(moved.at), moved.is_key, page);

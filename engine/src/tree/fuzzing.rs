@@ -15,6 +15,7 @@ fn options() -> Options {
         create: true,
         resident_bytes_max: 16 * PAGE_BYTES as u64,
         growth_bytes: 64 << 10,
+        reserve_bytes: 0,
     }
 }
 

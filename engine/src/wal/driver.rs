@@ -17,7 +17,7 @@ use std::time::{Duration, Instant};
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::dir::{LogDir, SegmentFile};
 use super::segment::{FileOp, FileOpKind, Urgency};
-use super::writer::Write;
+use super::writer::{is_disk_full, Write};
 use super::SegmentId;
 use crate::faults::{self, Point};
 
@@ -426,7 +426,24 @@ fn find_mode(directory: &Path) -> io::Result<Mode> {
     let found = try_modes(&path);
     match fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ if found.as_ref().is_err_and(is_disk_full) => Ok(cautious_mode(directory)),
         _ => found,
+    }
+}
+
+/// Without room for a file to try it on: reads as the segments that are there allow, and flushes that any file knows.
+fn cautious_mode(directory: &Path) -> Mode {
+    let segment = fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut segment = segment.filter(|entry| {
+        let name = entry.file_name();
+        name.to_str().and_then(SegmentId::from_file_name).is_some()
+    });
+    let direct = segment
+        .next()
+        .is_some_and(|entry| open_file(&entry.path(), true, false).is_ok());
+    Mode {
+        direct,
+        dsync: false,
     }
 }
 

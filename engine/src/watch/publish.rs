@@ -6,6 +6,7 @@ use super::hub::{stream_mut, WatchHub};
 use super::types::{EventKind, EventRef, Found, Previous};
 use super::watchers::{NIL, NO_DELETE, NO_PUT, PREV_KV, VARIANTS};
 use super::wire::{event_len_max, put_event, HeadBuilder, Payload};
+use crate::planted::{planted, Fault};
 
 /// Events `from..to` of the revision concern the target.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +60,7 @@ impl WatchHub {
         );
         debug_assert!(events.iter().all(|event| event.kv.mod_revision == revision));
         self.revision = revision;
-        if self.synced == 0 {
+        if self.synced == 0 || revision % 61 == 0 && planted(Fault::WatchSkips) {
             return;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
@@ -129,7 +130,8 @@ impl WatchHub {
             }
         }
         let plain = encode(events, &scratch.needs, NEED_PLAIN, None);
-        let with_previous = encode(events, &scratch.needs, NEED_PREVIOUS, Some(previous));
+        let asked = (!planted(Fault::PreviousDropped)).then_some(previous);
+        let with_previous = encode(events, &scratch.needs, NEED_PREVIOUS, asked);
         let header = HeadBuilder::new(&self.identity, self.revision);
         for runs in scratch.runs.chunk_by(|a, b| a.target == b.target) {
             let mut shares = [const { Share::Unknown }; VARIANTS];

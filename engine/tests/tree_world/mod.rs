@@ -31,6 +31,7 @@ pub fn options() -> Options {
         create: true,
         resident_bytes_max: 64 * 4096,
         growth_bytes: 64 << 10,
+        reserve_bytes: 0,
     }
 }
 

@@ -41,6 +41,10 @@ impl Output {
             self.bytes.shrink_to(limits::OUTPUT_KEPT_BYTES);
             self.consumed = 0;
             self.control_frames = 0;
+        } else if self.consumed >= limits::OUTPUT_KEPT_BYTES && self.consumed >= self.len() {
+            // A peer that reads, but never all of it, must not make the buffer grow: no more is moved than was sent.
+            self.bytes.drain(..self.consumed);
+            self.consumed = 0;
         }
     }
 
@@ -76,5 +80,25 @@ impl Output {
     pub(super) fn count_control_frame(&mut self) -> bool {
         self.control_frames += 1;
         self.control_frames <= limits::CONTROL_FRAMES_QUEUED_MAX
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_never_empty_does_not_grow() {
+        let mut output = Output::default();
+        output.buffer().extend_from_slice(&[0; 100_000]);
+        for round in 0..1_000u32 {
+            output.buffer().extend_from_slice(&[round as u8; 10_000]);
+            let sent = output.bytes()[0];
+            output.consume(10_000);
+            assert_eq!(sent, round.saturating_sub(10) as u8);
+        }
+        assert_eq!(output.len(), 100_000);
+        assert_eq!(output.taken_bytes(), 10_000_000);
+        assert!(output.bytes.capacity() < 1_000_000);
     }
 }

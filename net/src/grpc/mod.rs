@@ -5,6 +5,7 @@
 //! large, deadline passed, ...), with the codes and texts that grpc-go's server uses, since clients match on them.
 
 mod base64;
+mod budget;
 mod call;
 mod client;
 mod compression;
@@ -16,6 +17,7 @@ mod status;
 mod timeout;
 
 pub use crate::frame::StreamId;
+pub use budget::Budget;
 pub use client::{CallTemplate, Client, ClientEvent};
 pub use metadata::Metadata;
 pub use method::{Method, MethodKind, Methods};

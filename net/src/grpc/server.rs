@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::budget::Budget;
 use super::call::{CallHead, CallReader, Refusal, Start};
 use super::compression::{self, Encoding};
 use super::message::{self, Assembler, Message};
@@ -26,6 +27,8 @@ pub struct Config {
     pub keepalive: Keepalive,
     /// Close a connection without streams after this; `u64::MAX` for never.
     pub idle_ns: u64,
+    /// Shared by all connections.
+    pub budget: Arc<Budget>,
     /// Connections that do not begin with the HTTP/2 preface are handed over ([`Event::Http1`]) instead of closed.
     pub http1: bool,
 }
@@ -37,6 +40,7 @@ impl Default for Config {
             request_bytes_max: limits::REQUEST_BYTES_MAX,
             keepalive: Keepalive::default(),
             idle_ns: limits::IDLE_NS,
+            budget: Arc::default(),
             http1: true,
         }
     }
@@ -97,6 +101,8 @@ struct Call {
     assembler: Assembler,
     /// The message of a one-message call, while END_STREAM is due.
     complete: Option<Bytes>,
+    /// Bytes taken from the budget.
+    held_bytes: usize,
 }
 
 const HEAD: usize = 0;
@@ -130,6 +136,7 @@ const PREFACE_METHOD_BYTES: usize = 4;
 pub struct Server {
     stage: Stage,
     request_bytes_max: usize,
+    budget: Arc<Budget>,
     settings: connection::Config,
     http1: bool,
     connection: Connection<Call, CallReader>,
@@ -149,6 +156,7 @@ impl Server {
         Server {
             stage: Stage::Preface { matched: 0 },
             request_bytes_max: config.request_bytes_max,
+            budget: config.budget.clone(),
             connection: Connection::new(&settings, CallReader::new(methods), now_ns),
             settings,
             http1: config.http1,
@@ -204,7 +212,7 @@ impl Server {
                     end_stream,
                 } => self.data(key, data, end_stream, events),
                 Incoming::Trailers { key, .. } => self.data(key, &[], true, events),
-                Incoming::Closed { id, mut state, .. } => state.cancel(id, events),
+                Incoming::Closed { id, mut state, .. } => state.cancel(id, &self.budget, events),
             }
         }
     }
@@ -305,13 +313,21 @@ impl Server {
             }
             let message = match call.assembler.next(&mut data, max_bytes) {
                 Ok(Some(message)) => message,
-                Ok(None) => break,
+                Ok(None) => match call.hold(&self.budget, call.held_now()) {
+                    Ok(()) => break,
+                    Err(status) => return self.reject(key, status, events),
+                },
                 Err(status) => return self.reject(key, status, events),
             };
             let bytes = match call.open(message, max_bytes) {
                 Ok(bytes) => bytes,
                 Err(status) => return self.reject(key, status, events),
             };
+            // What a stream brings is passed on at once; a single message is held until its answer.
+            let held_bytes = if call.one_message { bytes.len() } else { 0 };
+            if let Err(status) = call.hold(&self.budget, held_bytes) {
+                return self.reject(key, status, events);
+            }
             if !call.one_message {
                 events.push(Event::Message {
                     stream: id,
@@ -356,7 +372,7 @@ impl Server {
     fn reject(&mut self, key: Key, status: Status, events: &mut Vec<Event>) {
         let stream = self.connection.stream_mut(key);
         let id = stream.id;
-        stream.state.cancel(id, events);
+        stream.state.cancel(id, &self.budget, events);
         self.close_call(key, status.code.0, &status.message);
     }
 
@@ -378,7 +394,7 @@ impl Server {
     fn close_call(&mut self, key: Key, code: u32, message: &str) {
         let mut fields = FieldList::new();
         let stream = self.connection.stream_mut(key);
-        stream.state.answered = true;
+        stream.state.end(&self.budget);
         if stream.head_sent() {
             push_status(&mut fields, code, message);
             return self.connection.end(key, End::Trailers(Box::new(fields)));
@@ -401,7 +417,7 @@ impl Server {
             return;
         };
         let call = &mut self.connection.stream_mut(key).state;
-        call.answered = true;
+        call.end(&self.budget);
         if call.encoding == Encoding::Gzip {
             let message = compression::deflate(message);
             let prefix = message::prefix(true, message.len());
@@ -453,7 +469,7 @@ impl Server {
         if !stream.head_sent() {
             return self.close_call(key, Code::OK.0, "");
         }
-        stream.state.answered = true;
+        stream.state.end(&self.budget);
         self.connection.end(key, End::Prepared(TRAILERS_OK));
     }
 
@@ -531,7 +547,7 @@ impl Server {
         let call = &mut stream.state;
         let deadline_passed = call.deadline_ns <= now_ns;
         let answered = call.answered;
-        call.cancel(id, events);
+        call.cancel(id, &self.budget, events);
         if expiry == Expiry::Deadline && deadline_passed && !answered {
             self.connection.drop_queue(key);
             self.close_call(key, Code::DEADLINE_EXCEEDED.0, DEADLINE_TEXT);
@@ -554,14 +570,14 @@ impl Server {
         self.stage = Stage::Gone;
         self.input = Input::default();
         for (id, mut call) in self.connection.disconnect() {
-            call.cancel(id, events);
+            call.cancel(id, &self.budget, events);
         }
     }
 
     fn end_connection(&mut self, error: Error, events: &mut Vec<Event>) {
         self.input = Input::default();
         for (id, mut call) in self.connection.fail(error) {
-            call.cancel(id, events);
+            call.cancel(id, &self.budget, events);
         }
     }
 
@@ -572,8 +588,34 @@ impl Server {
 }
 
 impl Call {
+    /// Bytes of a message that is begun or waits for the end of the call.
+    fn held_now(&self) -> usize {
+        self.assembler.held_bytes() + self.complete.as_ref().map_or(0, Bytes::len)
+    }
+
+    /// Takes what the call holds now from the budget, and gives back what it held.
+    fn hold(&mut self, budget: &Budget, bytes: usize) -> Result<(), Status> {
+        budget.change(self.held_bytes, bytes)?;
+        self.held_bytes = bytes;
+        Ok(())
+    }
+
+    /// The last answer is given.
+    fn end(&mut self, budget: &Budget) {
+        self.answered = true;
+        self.release(budget);
+    }
+
+    fn release(&mut self, budget: &Budget) {
+        if self.held_bytes > 0 {
+            // Giving back is never refused.
+            let _ = budget.change(std::mem::take(&mut self.held_bytes), 0);
+        }
+    }
+
     /// Tells the application, if it still waits for the call.
-    fn cancel(&mut self, id: StreamId, events: &mut Vec<Event>) {
+    fn cancel(&mut self, id: StreamId, budget: &Budget, events: &mut Vec<Event>) {
+        self.release(budget);
         if self.delivered && !self.answered {
             events.push(Event::Cancel { stream: id });
         }

@@ -2,11 +2,15 @@
 //!
 //! `ringd-sim --seconds 600` runs seeds until the time is over and ends with the first failure; `--seed N` runs one and
 //! prints the last events, `--tell N` of them; `--first N` and `--last N` say where to begin and to end, `--minutes N` how much simulated time a
-//! seed has.
+//! seed has. With the feature `planted-bugs`, `--planted` breaks one rule after another and tells how many seeds it took to
+//! notice, and `--plant NAME` breaks one.
 
 use std::time::{Duration, Instant};
 
 use ringd_tests::sim::{self, coverage::Coverage, swarm::DURATION_NS};
+
+/// How often a long run says how far it is.
+const SEEDS_PER_LINE: u64 = 100;
 
 struct Arguments {
     seconds: u64,
@@ -15,6 +19,8 @@ struct Arguments {
     seed: Option<u64>,
     tell: Option<u64>,
     duration_ns: u64,
+    #[cfg(feature = "planted-bugs")]
+    planted: bool,
 }
 
 fn arguments() -> Result<Arguments, String> {
@@ -25,9 +31,24 @@ fn arguments() -> Result<Arguments, String> {
         seed: None,
         tell: None,
         duration_ns: DURATION_NS,
+        #[cfg(feature = "planted-bugs")]
+        planted: false,
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
+        #[cfg(feature = "planted-bugs")]
+        if word == "--planted" {
+            found.planted = true;
+            continue;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if word == "--plant" {
+            let name = words.next().unwrap_or_default();
+            if !sim::planted::plant_named(&name) {
+                return Err(format!("{name}: no such bug"));
+            }
+            continue;
+        }
         let text = words.next().ok_or(format!("{word} needs a number"))?;
         let number: u64 = text
             .parse()
@@ -49,6 +70,31 @@ fn arguments() -> Result<Arguments, String> {
     Ok(found)
 }
 
+/// Plants each bug in turn and tells after how many seeds it showed.
+#[cfg(feature = "planted-bugs")]
+fn find_planted(arguments: &Arguments) {
+    let mut missed = 0;
+    std::panic::set_hook(Box::new(|_| {}));
+    for bug in sim::planted::ALL {
+        let begun = Instant::now();
+        let found = sim::planted::find(bug, arguments.first, arguments.duration_ns);
+        let seconds = begun.elapsed().as_secs();
+        match found {
+            Some(found) => {
+                let line = found.failure.lines().next().unwrap_or_default();
+                let shown: String = line.chars().take(160).collect();
+                println!("{bug:?}: {} seeds, {seconds} s: {shown}", found.seeds);
+            }
+            None => {
+                missed += 1;
+                let most = sim::planted::SEEDS_MAX;
+                println!("{bug:?}: not found in {most} seeds, {seconds} s");
+            }
+        }
+    }
+    std::process::exit(i32::from(missed > 0));
+}
+
 fn main() {
     let arguments = match arguments() {
         Ok(arguments) => arguments,
@@ -66,6 +112,10 @@ fn main() {
         println!("{}", outcome.report());
         std::process::exit(i32::from(outcome.failure.is_some()));
     }
+    #[cfg(feature = "planted-bugs")]
+    if arguments.planted {
+        return find_planted(&arguments);
+    }
     let begun = Instant::now();
     let mut coverage = Coverage::default();
     let (mut seeds, mut simulated_ns) = (0, 0);
@@ -80,6 +130,9 @@ fn main() {
         if outcome.failure.is_some() {
             println!("{}", outcome.report());
             std::process::exit(1);
+        }
+        if seeds % SEEDS_PER_LINE == 0 {
+            eprintln!("{seeds} seeds, {} s", begun.elapsed().as_secs());
         }
     }
     println!("{}", coverage.table());

@@ -277,6 +277,9 @@ impl World {
     fn ask(&mut self, client: usize, question: u64, request: Request) {
         self.history.ask(question, &request);
         let now = self.now;
+        if let Some(search) = &mut self.search {
+            search.ask(question, &request, now);
+        }
         let this = &mut self.clients.all[client];
         this.waits = Waits::For(question);
         this.asked_ns = now;
@@ -472,6 +475,9 @@ impl World {
         this.waits = Waits::Nothing;
         let asked_ns = this.asked_ns;
         self.history.lose(question); // one that the member left open is unknown
+        if let Some(search) = &mut self.search {
+            search.answered(question, &result, self.now);
+        }
         let refused = result.is_err();
         match &mut this.kind {
             Kind::Worker => {

@@ -12,6 +12,7 @@ use engine::wal::{FileOp, FileOpKind, LogDir, MemoryDir, SegmentFile, SegmentId,
 use ringd::bootstrap::assemble::LogMedium;
 
 use super::chance::Chance;
+use super::planted;
 
 pub const SECTOR_BYTES: usize = 512;
 /// Log writes among which damage chooses.
@@ -127,7 +128,9 @@ impl PageDir for PageDisk {
         if dies == Some(InstallStep::Sync) {
             return Err(gone());
         }
-        files.replaced = None;
+        if !planted::in_shell(planted::Shell::DirSyncForgotten) {
+            files.replaced = None;
+        }
         Ok(Arc::new(files.pages.clone()))
     }
 }

@@ -165,7 +165,14 @@ impl World {
         while self.now < until && self.failure.is_none() && !self.inspection.is_complete() {
             self.run_until(self.now + STEP_NS);
         }
-        let verdict = self.compare().and_then(|()| self.history.finish());
+        let mut verdict = self.compare().and_then(|()| self.history.finish());
+        if let (Ok(()), Some(search)) = (&verdict, &mut self.search) {
+            verdict = search.finish();
+            self.coverage
+                .hit_times("keys searched", search.keys_searched);
+            self.coverage
+                .hit_times("searches given up", search.given_up);
+        }
         if let Err(why) = verdict {
             self.fail(why);
         }
@@ -188,7 +195,7 @@ impl World {
         }
     }
 
-    fn compare(&self) -> Result<(), String> {
+    fn compare(&mut self) -> Result<(), String> {
         let found = &self.inspection;
         if !found.is_complete() {
             return Err(format!(
@@ -205,6 +212,15 @@ impl World {
             .any(|(_, hash)| *hash != found.hashes[0].1)
         {
             return Err(format!("the hashes differ: {:?}", found.hashes));
+        }
+        if let Some((_, hash)) = found.hashes.first() {
+            let expected = self.history.hash(hash.hash_revision);
+            if expected
+                .as_ref()
+                .is_some_and(|expected| expected.hash != hash.hash)
+            {
+                return Err(format!("the hash is {hash:?}, the model's {expected:?}"));
+            }
         }
         let expected = self.history.all_keys();
         for (number, keys) in &found.keys {

@@ -1,6 +1,6 @@
 //! What a machine does: it starts, takes turns, carries out what its member decided, and dies.
 
-use engine::page::{Progress, Stage};
+use engine::page::{is_disk_full, Progress, Stage};
 use proto::raftpb::EntryType;
 use ringd::member::{Effect, Input};
 use ringd::request::CallId;
@@ -165,6 +165,10 @@ impl World {
                 self.history
                     .state_at(applied, store.revision(), store.compacted())
             })
+            .and_then(|()| match applied > node.applied_seen {
+                true => self.history.same_state(applied, store),
+                false => Ok(()),
+            })
             .and_then(|()| {
                 let copies = |index, voters: &[u64]| {
                     let hold = |n: &&Node| voters.contains(&n.id) && n.holds(index);
@@ -242,6 +246,10 @@ impl World {
             Effect::Fetch(job) => {
                 let delay = self.disk_delay(node, self.plan.member.page_max_ns);
                 self.after(delay, Event::Fetched { node, life, job });
+            }
+            Effect::Upkeep(job) => {
+                let delay = self.disk_delay(node, FILE_OP_MAX_NS);
+                self.after(delay, Event::Upkeep { node, life, job });
             }
             Effect::Checkpoint(job) => {
                 if let Some(running) = self.living(node, life) {
@@ -351,6 +359,10 @@ impl World {
                 let delay = self.disk_delay(node, self.plan.member.page_max_ns);
                 self.after(delay, Event::CheckpointStep { node, life });
             }
+            Err(error) if job.stage() == Stage::Grow && is_disk_full(&error) => {
+                let job = Box::new(job);
+                self.input(node, life, Input::CheckpointFull { job });
+            }
             Err(error) => {
                 let result = Err(error);
                 self.input(node, life, Input::Checkpointed { result });
@@ -394,6 +406,7 @@ impl World {
         self.coverage.hit_in(kind, state);
         self.say(|| format!("{} is gone ({kind})", name(number)));
         self.clients_lose(number);
+        self.transfers_lose(number);
         let refuses = self.plan.network.refusals && !power_loss;
         let id = self.node(number).id;
         for peer in (1..=self.nodes.len()).filter(|peer| *peer != number) {

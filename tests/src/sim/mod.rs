@@ -23,6 +23,7 @@ mod network;
 mod node;
 mod operations;
 mod peer_calls;
+pub mod planted;
 mod snapshots;
 pub mod swarm;
 pub mod trace;
@@ -59,7 +60,7 @@ impl Outcome {
     /// For a reader: what is wrong, the plan of the seed, what happened last, and how to see it again.
     pub fn report(&self) -> String {
         format!(
-            "{}\n\nseed {} fails: {}\n{}\nagain: cargo run --profile sim -p ringd-tests --bin ringd-sim -- --seed {} --minutes {}\n",
+            "{}\n\nseed {} fails: {}\n{}\nagain: cargo run -p ringd-tests --bin ringd-sim -- --seed {} --minutes {}\n",
             self.lines.join("\n"),
             self.seed,
             self.failure.as_deref().unwrap_or("it does not"),

@@ -270,7 +270,7 @@ pub fn of_entry(entry: &InternalRaftRequest) -> Option<(model::Request, Option<M
         return Some((model::Request::Compact(*compaction), Some(mark)));
     }
     if let Some(alarm) = &entry.alarm {
-        return Some((model::Request::Alarm((**alarm).clone()), None));
+        return Some((model::Request::Alarm(**alarm), None));
     }
     if let Some(grant) = &entry.lease_grant {
         let mark = Mark::Grant(grant.id);

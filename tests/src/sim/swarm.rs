@@ -91,6 +91,13 @@ pub struct ClientPlan {
     pub ttl_max_s: u64,
 }
 
+impl ClientPlan {
+    pub fn has(&self, operation: Operation) -> bool {
+        let mut weights = self.weights.iter();
+        weights.any(|(kind, weight)| *kind == operation && *weight > 0)
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
     Put,
@@ -233,18 +240,24 @@ fn draw_clients(chance: &mut Chance) -> ClientPlan {
         };
         (operation, weight)
     });
+    // Values are kept by every member, the model and the checkers.
+    let think_ns = *chance.pick(&[
+        20 * MILLISECOND_NS,
+        100 * MILLISECOND_NS,
+        500 * MILLISECOND_NS,
+        2 * SECOND_NS,
+    ]);
+    let value_bytes_max = match think_ns < 100 * MILLISECOND_NS {
+        true => *chance.pick(&[20, 200]),
+        false => *chance.pick(&[20, 200, 3_000]),
+    };
     ClientPlan {
         workers: chance.between(1, 6) as usize,
         watchers: chance.below(4) as usize,
         holders: chance.below(4) as usize,
-        think_ns: *chance.pick(&[
-            20 * MILLISECOND_NS,
-            100 * MILLISECOND_NS,
-            500 * MILLISECOND_NS,
-            2 * SECOND_NS,
-        ]),
+        think_ns,
         keys: *chance.pick(&[3, 12, 60]),
-        value_bytes_max: *chance.pick(&[20, 200, 3_000]),
+        value_bytes_max,
         weights,
         ttl_max_s: *chance.pick(&[2, 5, 12]),
     }

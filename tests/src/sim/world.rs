@@ -9,7 +9,7 @@ use std::collections::BinaryHeap;
 use engine::page::FetchJob;
 use engine::wal::ReadJob;
 use proto::raftpb::Message;
-use ringd::member::Input;
+use ringd::member::{Input, UpkeepJob};
 use ringd::peers::{PeerAsk, PeerFailure};
 use ringd::request::CallId;
 
@@ -17,6 +17,7 @@ use super::chance::Chance;
 use super::checkers::consensus::Consensus;
 use super::checkers::history::History;
 use super::checkers::leases::Leases;
+use super::checkers::search::Search;
 use super::clients::{ClientEvent, Clients};
 use super::coverage::Coverage;
 use super::faults::Fault;
@@ -24,7 +25,7 @@ use super::finish::Inspection;
 use super::network::{Links, Network};
 use super::node::{name, Node};
 use super::snapshots::{SnapshotEvent, Transfers};
-use super::swarm::{Swarm, MILLISECOND_NS};
+use super::swarm::{Operation, Swarm, MILLISECOND_NS};
 use super::trace::Trace;
 
 pub enum Event {
@@ -92,6 +93,11 @@ pub enum Event {
         life: u64,
         from: u64,
         job: ReadJob,
+    },
+    Upkeep {
+        node: usize,
+        life: u64,
+        job: UpkeepJob,
     },
     Fetched {
         node: usize,
@@ -176,6 +182,8 @@ pub struct World {
     pub history: History,
     pub consensus: Consensus,
     pub leases: Leases,
+    /// In seeds without transactions.
+    pub search: Option<Search>,
     pub coverage: Coverage,
     pub trace: Trace,
     /// Asks that came in at a peer port: (member that asked, its life, its number), by this world's number.
@@ -210,6 +218,7 @@ impl World {
             history: History::default(),
             consensus: Consensus::default(),
             leases: Leases::default(),
+            search: (!plan.clients.has(Operation::Txn)).then(Search::default),
             coverage: Coverage::default(),
             trace,
             peer_calls: Default::default(),
@@ -358,6 +367,12 @@ impl World {
             Event::Fetched { node, life, job } => {
                 if self.living(node, life).is_some() {
                     self.input(node, life, Input::Fetched { done: job.run() });
+                }
+            }
+            Event::Upkeep { node, life, job } => {
+                if self.living(node, life).is_some() {
+                    let done = job.run(&self.node(node).disk.log);
+                    self.input(node, life, Input::Upkeep(done));
                 }
             }
             Event::CheckpointStep { node, life } => self.checkpoint_step(node, life),

@@ -52,6 +52,10 @@ async fn members_find_one_another() {
     let registered = values(&service, &format!("{REGISTRY}/three/members/")).await;
     assert_eq!(registered, expected);
 
+    for member in &mut members {
+        member.ready().await.expect("a quorum");
+    }
+
     // There is no room for a fourth one.
     let fourth = Server::spawn(setup("n4", "three", &service.client_url()));
     let error = refusal(fourth).await;
@@ -95,6 +99,24 @@ async fn a_member_that_lost_its_data_before_the_cluster_formed_registers_again()
     let ids = [id(&first, "two"), id(&second, "two")];
     let expected = format!("{:x}", cluster_id(&ids));
     assert_eq!(clusters, [expected.clone(), expected]);
+}
+
+#[tokio::test]
+async fn a_member_waits_through_a_restart_of_the_service() {
+    let mut service = Server::fresh().await;
+    set_size(&service, "two", "2").await;
+    let first = Server::spawn(setup("n1", "two", &service.client_url()));
+    field(&first, "waiting for peers from discovery service", "level").await;
+    service.kill();
+    let reason = field(&first, "retry connecting to discovery service", "reason").await;
+    assert_eq!(reason, "waiting for peers");
+    service.restart().await;
+    let second = Server::spawn(setup("n2", "two", &service.client_url()));
+    let ids = [id(&first, "two"), id(&second, "two")];
+    for member in [&first, &second] {
+        let cluster = field(member, "starting local member", "cluster-id").await;
+        assert_eq!(cluster, format!("{:x}", cluster_id(&ids)));
+    }
 }
 
 #[tokio::test]

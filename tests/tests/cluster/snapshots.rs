@@ -34,7 +34,11 @@ async fn leave_behind(cluster: &Cluster, left: usize) -> i64 {
             for n in 0..count / AT_ONCE {
                 let key = format!("large/{}", (writer + n * AT_ONCE) % KEYS);
                 let value = "x".repeat(bytes);
-                client.put(&key, &value).await.expect("a put");
+                while let Err(refusal) = client.put(&key, &value).await {
+                    // So fast that the log's next segment is not there yet.
+                    assert_eq!(refusal.message, "etcdserver: too many requests");
+                    pause_ms(20).await;
+                }
             }
         })
     });

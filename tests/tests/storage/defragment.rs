@@ -17,7 +17,7 @@ const VALUE_BYTES: usize = 64 << 10;
 /// Of so many keys of that size one in [`KEPT_SHARE`] stays.
 const KEYS: usize = 700;
 const KEPT_SHARE: usize = 20;
-/// The file grows in steps of 16 MiB: the 4 MB that stay fit into one, with room for what is moved.
+/// The file grows in steps of 16 MiB: what stays fits into one, and one is the reserve.
 const SHORT_BYTES: u64 = 32 << 20;
 
 fn key(n: usize) -> String {

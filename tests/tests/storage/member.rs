@@ -1,14 +1,18 @@
 //! A server, and the few requests that these tests make of it.
 
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb as pb;
 use ringd_tests::model::Refusal;
-use ringd_tests::server::{Server, PATIENCE};
+use ringd_tests::server::{Server, PATIENCE, POLL};
 use ringd_tests::transport::{Connection, Extras};
 
+pub const TOO_MANY: &str = "etcdserver: too many requests";
+/// The log's place in a data directory.
+pub const LOG_DIR: &str = "member/wal";
 /// The page file's.
 pub const PAGE_FILE: &str = "member/store.pages";
 
@@ -34,6 +38,23 @@ pub async fn put(connection: &Connection, key: &str, value: &[u8]) -> Result<i64
     };
     let answer: pb::PutResponse = ask(connection, "/etcdserverpb.KV/Put", &put).await?;
     Ok(answer.header.expect("a header").revision)
+}
+
+/// As [`put`], and waits where the member is told more than it can write.
+pub async fn put_patiently(
+    connection: &Connection,
+    key: &str,
+    value: &[u8],
+) -> Result<i64, Refusal> {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        match put(connection, key, value).await {
+            Err(refusal) if refusal.message == TOO_MANY && Instant::now() < end => {
+                tokio::time::sleep(POLL).await;
+            }
+            result => return result,
+        }
+    }
 }
 
 pub async fn get(connection: &Connection, key: &str) -> Result<Option<Bytes>, Refusal> {

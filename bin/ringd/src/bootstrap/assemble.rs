@@ -6,7 +6,7 @@
 
 use super::{alone, Failure};
 use crate::{
-    identity::Founding,
+    identity::{self, Founding},
     member::{self, Member},
 };
 use engine::{
@@ -160,19 +160,7 @@ where
             .into())
         }
     };
-    // A member that joined lately may have applied the others' entries without its own.
-    let is_member = |store: &Store| {
-        store.member(ids.member_id).is_some() || store.is_removed_member(ids.member_id)
-    };
-    let is_alone = store.members().nth(1).is_none();
-    if store.members().next().is_some() && is_alone && !is_member(&store) {
-        return Err(format!(
-            "the log in {log_path} belongs to another cluster: its member {:x} of cluster {:x} is none of the members in \
-             {path}",
-            ids.member_id, ids.cluster_id,
-        )
-        .into());
-    }
+    refuse_other_cluster(&store, ids, &path, &log_path)?;
     store.hub_mut().set_identity(watch::Identity {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,
@@ -192,6 +180,34 @@ where
         new,
         notes,
     })
+}
+
+/// Pages of one cluster beside the log of another, as far as the members tell.
+///
+/// A member that joined lately may have applied the others' entries without its own. But then the only member that it
+/// knows founded the cluster, or others were removed.
+pub(super) fn refuse_other_cluster(
+    store: &Store,
+    ids: Identity,
+    path: &str,
+    log_path: &str,
+) -> Result<(), Failure> {
+    let Identity {
+        cluster_id,
+        member_id,
+    } = ids;
+    let known: Vec<u64> = store.members().map(|member| member.id).collect();
+    let is_none_of_them = !known.contains(&member_id) && !store.is_removed_member(member_id);
+    let has_history = store.removed_members().next().is_some();
+    let founded_by_it = identity::cluster_id(&known) == cluster_id;
+    if known.len() == 1 && is_none_of_them && !has_history && !founded_by_it {
+        return Err(format!(
+            "the log in {log_path} belongs to another cluster: its member {member_id:x} of cluster {cluster_id:x} is none of \
+             the members in {path}"
+        )
+        .into());
+    }
+    Ok(())
 }
 
 /// Opens the store that the meta page names, or an empty one.

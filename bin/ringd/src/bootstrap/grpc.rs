@@ -70,6 +70,8 @@ pub struct Channel {
     authority: String,
     begun: Instant,
     events: VecDeque<ClientEvent>,
+    /// The server closed the connection: nothing more will come.
+    closed: bool,
 }
 
 impl Channel {
@@ -98,6 +100,7 @@ impl Channel {
             authority: authority.to_owned(),
             begun: Instant::now(),
             events: VecDeque::new(),
+            closed: false,
         }
     }
 
@@ -173,6 +176,9 @@ impl Channel {
 
     /// Sends what waits, and reads once.
     fn turn(&mut self, patience: Duration) -> Result<(), CallFailed> {
+        if self.closed {
+            return Err(io::Error::from(io::ErrorKind::ConnectionAborted).into());
+        }
         self.socket.set_write_timeout(Some(TURN))?;
         while !self.client.output().is_empty() {
             match self.socket.write(self.client.output().bytes()) {
@@ -188,7 +194,10 @@ impl Channel {
         let read = self.socket.read(&mut buffer);
         let now_ns = u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX);
         match read {
-            Ok(0) => self.client.disconnect(&mut events),
+            Ok(0) => {
+                self.closed = true;
+                self.client.disconnect(&mut events);
+            }
             Ok(count) => self.client.receive(&buffer[..count], now_ns, &mut events),
             Err(error) if is_no_data(&error) => {}
             Err(error) => return Err(error.into()),
@@ -225,4 +234,77 @@ fn connect(address: SocketAddr, patience: Duration) -> io::Result<TcpStream> {
     let socket = TcpStream::connect_timeout(&address, patience)?;
     socket.set_nodelay(true)?;
     Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpListener;
+
+    const PATIENCE: Patience = Patience {
+        dial: Duration::from_secs(5),
+        ping_interval: Duration::from_secs(2),
+        ping_timeout: Duration::from_secs(6),
+    };
+    const PATH: &str = "/etcdserverpb.KV/Range";
+
+    fn listener() -> (TcpListener, String) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    fn closed_port() -> String {
+        listener().1
+    }
+
+    #[test]
+    fn the_first_endpoint_that_takes_a_connection_is_used() {
+        let (_listener, address) = listener();
+        let endpoints = ["no port".to_owned(), closed_port(), address.clone()];
+        let channel = Channel::open(&endpoints, &PATIENCE).ok().unwrap();
+        assert_eq!(channel.authority, address);
+        let failed = Channel::open(&endpoints[..2], &PATIENCE).err().unwrap();
+        assert_eq!(failed.code, Code::UNAVAILABLE.0);
+        assert!(Channel::open(&[], &PATIENCE).is_err());
+    }
+
+    #[test]
+    fn a_silent_server_is_given_up_in_time() {
+        let (_listener, address) = listener();
+        let mut channel = Channel::open(&[address], &PATIENCE).ok().unwrap();
+        let failed = channel.call(PATH, b"", Duration::from_millis(20));
+        assert_eq!(failed.unwrap_err(), CallFailed::timed_out());
+    }
+
+    #[test]
+    fn a_closed_connection_ends_all_calls() {
+        let (listener, address) = listener();
+        let server = std::thread::spawn(move || drop(listener.accept().unwrap()));
+        let mut channel = Channel::open(&[address], &PATIENCE).ok().unwrap();
+        server.join().unwrap();
+        let minute = Duration::from_secs(60);
+        for _ in 0..3 {
+            let failed = channel.call(PATH, b"", minute).unwrap_err();
+            assert_ne!(failed, CallFailed::timed_out());
+        }
+        // Nor does a stream wait for ever.
+        let stream = channel.open_stream(PATH, b"");
+        assert!(stream.and_then(|stream| channel.next(stream)).is_err());
+    }
+
+    #[test]
+    fn a_server_of_another_kind_is_told_apart() {
+        let (listener, address) = listener();
+        std::thread::spawn(move || {
+            let (mut socket, _) = listener.accept().unwrap();
+            let _ = socket.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n");
+            let _ = socket.read(&mut [0; 1024]);
+        });
+        let mut channel = Channel::open(&[address], &PATIENCE).ok().unwrap();
+        let failed = channel
+            .call(PATH, b"", Duration::from_secs(60))
+            .unwrap_err();
+        assert_ne!(failed, CallFailed::timed_out());
+    }
 }

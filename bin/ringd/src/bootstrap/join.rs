@@ -48,7 +48,16 @@ pub fn refuse_bootstrapped(founding: &Founding) -> Result<(), Failure> {
         .filter(|m| m.id != founding.local_id);
     let mut urls: Vec<Url> = others.flat_map(|m| m.peer_urls.clone()).collect();
     urls.sort();
-    let Ok(cluster) = first_answer(&urls, PROBE_PATIENCE) else {
+    // All at once: members that are started together do not answer yet, and each would be waited for.
+    let answers = std::thread::scope(|scope| {
+        let probes: Vec<_> = urls
+            .iter()
+            .map(|url| scope.spawn(|| cluster_at(url, PROBE_PATIENCE)))
+            .collect();
+        let answers = probes.into_iter().map(|probe| probe.join().ok().flatten());
+        answers.collect::<Vec<Option<Cluster>>>()
+    });
+    let Some(cluster) = answers.into_iter().flatten().next() else {
         return Ok(());
     };
     let local = cluster.members.iter().find(|m| m.id == founding.local_id);
@@ -147,13 +156,18 @@ fn matched(
     let mut own = None;
     for member in &cluster.members {
         let urls: Result<Vec<Url>, _> = member.peer_urls.iter().map(|u| Url::parse(u)).collect();
-        let urls = urls.map_err(|error| error.to_string())?;
+        let mut urls = urls.map_err(|error| error.to_string())?;
+        urls.sort();
         let mut last = None;
-        let at = configured.iter().position(|founder| {
-            comparison
-                .check(&urls, &founder.peer_urls)
-                .map_err(|why| last = Some(why))
-                .is_ok()
+        // Names are resolved only where texts do not do: members that are down may have none.
+        let alike = configured.iter().position(|f| f.peer_urls == urls);
+        let at = alike.or_else(|| {
+            configured.iter().position(|founder| {
+                comparison
+                    .check(&urls, &founder.peer_urls)
+                    .map_err(|why| last = Some(why))
+                    .is_ok()
+            })
         });
         let Some(at) = at else {
             return Err(format!(

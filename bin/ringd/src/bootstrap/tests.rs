@@ -3,6 +3,7 @@
 mod advance;
 mod alone;
 mod machine;
+mod other_cluster;
 mod srv;
 
 use super::{assemble::Origin, dns::NameServers, originate, resolve::Resolver, Surroundings};
@@ -262,4 +263,24 @@ fn a_member_that_lost_its_data_does_not_found_its_cluster_again() {
         )
     );
     drop(peer);
+}
+
+#[test]
+fn names_are_resolved_only_where_texts_do_not_do() {
+    let peer = FakePeer::start().version("3.5.0");
+    let url = peer.url();
+    let third = r#"{"id":7,"peerURLs":["http://c.invalid:1"],"name":"n3"}"#.to_owned();
+    let peer = peer.on("/members", &[list(&[third, n1(&url), learner_n2()])]);
+    let begun = std::time::Instant::now();
+    let joined = join(&[
+        ("n1", &peer.url()),
+        ("n2", N2),
+        ("n3", "http://c.invalid:1"),
+    ]);
+    assert_eq!(joined, Ok((0xa1fa1678141a1460, N2_ID)));
+    assert!(begun.elapsed().as_secs() < 25, "it waited for a name");
+    assert_eq!(
+        join(&[("n1", &peer.url()), ("n2", N2), ("n3", "https://c.invalid:1")]),
+        Err("TLS between members is not supported by this version of ringd: a member has https://c.invalid:1".into())
+    );
 }

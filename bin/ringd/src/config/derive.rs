@@ -151,6 +151,8 @@ pub(super) fn config(
         auth_token_ttl_s: settings.uint("auth-token-ttl"),
         bcrypt_cost: settings.uint("bcrypt-cost"),
         log,
+        scrub_interval_ns: ns("scrub-interval"),
+        requests_held_bytes: settings.uint("requests-held-bytes"),
         wal_io: match settings.text("wal-io").as_str() {
             "thread" => WalIo::Thread,
             "inline" => WalIo::Inline,

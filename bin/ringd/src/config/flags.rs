@@ -295,8 +295,8 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("discovery-srv-name", Text, "", Clustering, Acts, "Suffix of the SRV service name."),
     flag("strict-reconfig-check", Bool, "true", Clustering, Acts, "Refuse membership changes that would cost the quorum."),
     flag("pre-vote", Bool, "true", Clustering, Acts, "Ask whether an election could be won before starting it."),
-    flag("auto-compaction-retention", Text, "0", Clustering, Ignored, "History to keep: hours or a duration (periodic), or a number of revisions; 0 for all."),
-    flag("auto-compaction-mode", Text, "periodic", Clustering, Ignored, "Meaning of auto-compaction-retention: `periodic` or `revision`."),
+    flag("auto-compaction-retention", Text, "0", Clustering, Acts, "History to keep: hours or a duration (periodic), or a number of revisions; 0 for all."),
+    flag("auto-compaction-mode", Text, "periodic", Clustering, Acts, "Meaning of auto-compaction-retention: `periodic` or `revision`."),
     flag("enable-v2", Bool, "false", Clustering, Ignored, "The v2 API; not offered.").until("3.6"),
     flag("experimental-enable-v2v3", Text, "", Clustering, Ignored, "The v2 API over v3 storage; not offered.").until("3.6"),
     flag("v2-deprecation", QuotedChoice(&["not-yet", "write-only", "write-only-skip-check", "write-only-drop-data", "gone"]), "not-yet", Clustering, Ignored, "Phase of the v2 store's removal; ringd has none."),
@@ -399,6 +399,8 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("unsafe-no-fsync", Bool, "false", Unsafe, Ignored, "Write without flushing. ringd always flushes."),
 
     flag("wal-io", Choice(&["auto", "thread", "inline", "ring"]), "auto", Ringd, Acts, "How log writes reach the device; `auto` measures at first start."),
+    flag("scrub-interval", Duration, "24h0m0s", Ringd, Acts, "How often all pages and log segments are read from the device and checked; 0s for never."),
+    flag("requests-held-bytes", Uint, "0", Ringd, Acts, "What requests may hold together until they are answered; 0 for an eighth of the memory limit, 256 MiB at most."),
     flag("cores", Choice(&["fused", "split"]), "fused", Ringd, Acts, "Placement of the roles: one core for all, or a core for each."),
 ];
 

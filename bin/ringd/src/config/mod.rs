@@ -141,6 +141,10 @@ pub struct Config {
     pub bcrypt_cost: u64,
     pub log: logging::Config,
     pub wal_io: WalIo,
+    /// 0 for never.
+    pub scrub_interval_ns: u64,
+    /// 0 for a share of the memory limit.
+    pub requests_held_bytes: u64,
 }
 
 impl Config {

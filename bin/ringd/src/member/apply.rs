@@ -39,6 +39,7 @@ impl Member {
                 if self.fetch(&miss) {
                     self.fetch_queued();
                 }
+                self.apply_awaits = miss.pages;
                 self.apply_queue.push_front(entry);
                 break;
             }

@@ -4,7 +4,7 @@ use super::{read::encode, Effect, Member};
 use crate::request::CallId;
 use engine::{
     error::RequestError,
-    page::{FetchDone, Miss},
+    page::{FetchDone, Miss, PageError, PageNo},
     store::{hash::HashJob, WholeHashJob},
 };
 use proto::etcdserverpb as pb;
@@ -16,6 +16,9 @@ const SLICE_ROWS_MAX: usize = 200;
 const CATCH_UP_ROWS_MAX: usize = 500;
 /// Hashes under way at once; the next caller is told to slow down.
 const HASHES_MAX: usize = 16;
+
+/// Work that met a damaged page is tried again after this time: somebody may have repaired it.
+const DAMAGE_PAUSE_NS: u64 = 10_000_000_000;
 
 enum Hash {
     Kv(HashJob),
@@ -37,6 +40,10 @@ pub(super) struct Background {
     compactions: VecDeque<Waiting>,
     /// A step lacked pages: no use in trying before some arrive.
     starved: bool,
+    /// The pages that it lacked.
+    awaits: Vec<PageNo>,
+    /// One of them is damaged: nothing is tried before this time.
+    pause_until_ns: u64,
     turn: usize,
 }
 
@@ -44,6 +51,7 @@ impl Member {
     pub fn wants_work(&self) -> bool {
         !self.halted
             && !self.background.starved
+            && self.now_ns >= self.background.pause_until_ns
             && (!self.background.hashes.is_empty()
                 || self.store.hub().has_work()
                 || (self.store.compaction_pending() || self.is_moving())
@@ -62,6 +70,7 @@ impl Member {
         if let Err(miss) = result {
             self.background.starved = true;
             self.fetch(&miss);
+            self.background.awaits = miss.pages;
         }
     }
 
@@ -152,6 +161,7 @@ impl Member {
             self.answer_compaction(waiting.call, waiting.result);
         }
         self.reset_defragmentation();
+        self.reset_upkeep();
     }
 
     /// The answer to a compaction: at once, or after its rows are gone when the caller asked for that.
@@ -198,7 +208,7 @@ impl Member {
         self.evict_due = true;
         match self.store.pages_mut().fetch_done_keeping(done) {
             Ok(()) => self.reads.pages_arrived(),
-            Err(error) => self.damaged(&error.to_string()),
+            Err(error) => self.damaged(&error),
         }
     }
 
@@ -212,19 +222,20 @@ impl Member {
         }
     }
 
-    /// A page does not pass its check. Reads that wait are refused and the member reports itself; an entry that needs
-    /// the page cannot be applied, so then it stops.
-    fn damaged(&mut self, error: &str) {
-        if !self.apply_queue.is_empty() {
+    /// A page does not pass its check. Reads that need it are refused and the member reports itself; an entry that needs
+    /// it cannot be applied, so then it stops.
+    fn damaged(&mut self, error: &PageError) {
+        if !self.apply_queue.is_empty() && self.apply_awaits.contains(&error.page) {
             return self.halt(format!("{error}; committed entries need that page"));
         }
-        for read in self.reads.take_parked() {
-            self.refuse(read.call, &read.request, RequestError::Corrupt.into());
-        }
+        self.reads.page_damaged(error.page);
         while let Some((call, _)) = self.background.hashes.pop_front() {
             self.reply(call, Err(RequestError::Corrupt.into()));
         }
-        self.abort_defragmentation(RequestError::Corrupt);
-        self.raise_corrupt(error);
+        if self.background.awaits.contains(&error.page) {
+            self.background.pause_until_ns = self.now_ns + DAMAGE_PAUSE_NS;
+            self.abort_defragmentation(RequestError::Corrupt);
+        }
+        self.raise_corrupt(&error.to_string());
     }
 }

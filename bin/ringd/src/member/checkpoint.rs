@@ -1,8 +1,9 @@
 //! When the tree is written back, and what that frees.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use engine::{
-    page::CheckpointDone,
+    page::{CheckpointDone, CheckpointJob},
     store::meta::LogMark,
     wal::{LogPosition, SegmentId},
 };
@@ -13,6 +14,11 @@ use std::io;
 /// checkpoint, and at least so many bytes.
 const DIRTY_TIMES_MAX: u64 = 4;
 const DIRTY_BYTES_MAX_MIN: u64 = 8 << 20;
+
+/// Time between two attempts to make the page file longer on a full file system.
+const FULL_DISK_RETRY_NS: u64 = 1_000_000_000;
+/// Changed bytes at which a checkpoint begins while the page file has only its reserve: a part of that.
+const SHORT_DIRTY_BYTES: u64 = 2 << 20;
 
 /// Applied entries that the log keeps for other members, unless they fill more than [`RETAINED_SEGMENTS_MAX`] segments.
 const RETAINED_ENTRIES: u64 = 5_000;
@@ -46,6 +52,12 @@ pub(super) struct Checkpoints {
     forced: bool,
     /// Entry bytes given to the log since the last checkpoint began.
     logged_bytes: u64,
+    /// A checkpoint that found no room in the file system, and when it is tried again.
+    full: Option<(Box<CheckpointJob>, u64)>,
+    /// The last one found no room for the page file's reserve.
+    is_short: bool,
+    /// The operator was told that the file system is full.
+    told_full: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -64,12 +76,20 @@ impl Checkpoints {
             last_applied: 0,
             forced: false,
             logged_bytes: 0,
+            full: None,
+            is_short: false,
+            told_full: false,
         }
     }
 
     pub fn note_logged(&mut self, entries: &[Entry]) {
         let bytes = |entry: &Entry| entry.data.as_ref().map_or(0, |data| data.len()) as u64;
         self.logged_bytes += entries.iter().map(bytes).sum::<u64>();
+    }
+
+    /// Whether the file system has no room for the page file's reserve.
+    pub fn set_short(&mut self, is_short: bool) {
+        self.is_short = is_short;
     }
 
     /// Whether this process has begun none yet.
@@ -150,17 +170,20 @@ impl Member {
         if self.halted
             || self.snapshots.is_installing()
             || checkpoints.running.is_some()
-            || (nothing_new && !checkpoints.forced)
+            || (nothing_new && !checkpoints.forced && !self.log_wants_checkpoint())
         {
             return;
         }
         let limits = &checkpoints.thresholds;
         let due = checkpoints.forced
             || dirty_bytes >= limits.dirty_bytes
+            || (checkpoints.is_short && dirty_bytes >= SHORT_DIRTY_BYTES)
             || checkpoints.logged_bytes >= limits.log_bytes
-            || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns;
+            || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns
+            || self.log_wants_checkpoint();
         // No meta page may state a position beyond what this member's own log has made durable.
-        if !due || self.wal.durable_index() < applied {
+        let is_ahead = self.wal.durable_index() < applied && !planted(Fault::CheckpointAhead);
+        if !due || is_ahead {
             return;
         }
         let first_needed = self.wal.first_needed(applied + 1);
@@ -183,6 +206,56 @@ impl Member {
         }
     }
 
+    /// On a full file system the log goes on in segments that are needed no more. Whether another checkpoint would give
+    /// it some.
+    fn log_wants_checkpoint(&self) -> bool {
+        let (applied, _) = self.store.applied();
+        let oldest = self.wal.segment_ids().next();
+        self.wal.disk_full()
+            && oldest < Some(self.retained(self.wal.first_needed(applied + 1)))
+            && self.wal.durable_index() >= applied
+    }
+
+    /// The file system is full but for what was set aside: the rest of the log's segments, and the page file's reserve.
+    /// What makes room may use that, and nothing else.
+    pub(super) fn is_at_reserve(&self) -> bool {
+        self.wal.disk_full() || self.checkpoints.is_short || self.checkpoints.full.is_some()
+    }
+
+    /// Reports a file system that became full, or has room again. The alarm stays until it is lifted.
+    pub(super) fn look_at_space(&mut self) {
+        let is_full = self.is_at_reserve();
+        if is_full == std::mem::replace(&mut self.checkpoints.told_full, is_full) {
+            return;
+        }
+        let file = self.store.pages().file_name();
+        self.notices.push(match is_full {
+            true => format!(
+                "the file system of {file} or of the log is full: only what makes room is accepted, from a reserve. \
+                 Free space, then lift the NOSPACE alarm if it is raised"
+            ),
+            false => format!(
+                "the file system of {file} and of the log has room again: lift the NOSPACE alarm if it is raised"
+            ),
+        });
+        if is_full {
+            self.raise_disk_full();
+        }
+    }
+
+    /// No room to make the page file longer. Nothing was written; it is tried again until there is.
+    pub(super) fn checkpoint_found_full(&mut self, job: Box<CheckpointJob>, now_ns: u64) {
+        self.checkpoints.full = Some((job, now_ns + FULL_DISK_RETRY_NS));
+        self.look_at_space();
+    }
+
+    pub(super) fn retry_full_checkpoint(&mut self, now_ns: u64) {
+        let due = |(_, at_ns): &mut (Box<CheckpointJob>, u64)| *at_ns <= now_ns;
+        if let Some((job, _)) = self.checkpoints.full.take_if(due) {
+            self.effects.push(Effect::Checkpoint(*job));
+        }
+    }
+
     pub(super) fn checkpointed(&mut self, result: io::Result<CheckpointDone>) {
         let done = match result {
             Ok(done) => done,
@@ -193,7 +266,9 @@ impl Member {
                 ))
             }
         };
+        self.checkpoints.set_short(done.is_short_of_space());
         self.store.pages_mut().checkpoint_done(done);
+        self.look_at_space();
         let Some(covered) = self.checkpoints.running.take() else {
             return;
         };

@@ -5,6 +5,7 @@
 //! connection that closed and could not be opened again because nobody listens is proof of a dead process.
 
 use super::{read::encode, Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::{peers::PeerAddress, request::CallId};
 use engine::error::RequestError;
 use proto::{etcdserverpb as pb, raftpb};
@@ -82,7 +83,7 @@ impl Member {
         configuration.voters.is_only(self.config.member_id) && configuration.learners.is_empty()
     }
 
-    pub(super) fn is_learner(&self) -> bool {
+    pub fn is_learner(&self) -> bool {
         let learners = &self.node.configuration().learners;
         learners.contains(self.config.member_id)
     }
@@ -233,7 +234,7 @@ impl Member {
 
     /// Leader or role changed.
     pub(super) fn leadership(&mut self, state: &SoftState, now_ns: u64) {
-        if state.role != Role::Leader {
+        if state.role != Role::Leader && !planted(Fault::ExpireAsFollower) {
             self.store.lessor_mut().demote();
             self.lease_answers();
         }

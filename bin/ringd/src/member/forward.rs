@@ -8,6 +8,7 @@ use super::{
     read::{encode, Read},
     Effect, Member,
 };
+use crate::planted::{planted, Fault};
 use crate::{
     peers::{PeerAsk, PeerFailure},
     request::{CallId, Request},
@@ -45,6 +46,9 @@ impl Member {
     /// Sends a lease call to where it can be answered.
     pub(super) fn route_lease_call(&mut self, read: Read) {
         if self.node.role() == Role::Leader {
+            if planted(Fault::RenewUnconfirmed) {
+                return self.try_read(read, self.now_ns);
+            }
             return self.await_round(read);
         }
         if self.forwarded.waiting.len() + self.forwarded.asked.len() >= FORWARDED_MAX {

@@ -1,6 +1,7 @@
 //! Leases: renewals, time to live, expiry, and what leadership means for them.
 
 use super::{read::encode, Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::{request::CallId, status::Status};
 use engine::{error::RequestError, lease::Renewal, page::Miss};
 use proto::etcdserverpb::{self as pb, InternalRaftRequest};
@@ -159,7 +160,8 @@ impl Member {
 
     /// Proposes the revocation of leases that ran out.
     pub(super) fn expire_leases(&mut self, now_ns: u64) {
-        if !self.is_leader_begun() {
+        let led = planted(Fault::ExpireAsFollower) && self.store.lessor().is_primary();
+        if !self.is_leader_begun() && !led {
             return;
         }
         let expired = self

@@ -91,8 +91,9 @@ impl Member {
 
     pub(super) fn log_file_done(&mut self, tag: u64, result: io::Result<()>, now_ns: u64) {
         if let Err(failure) = self.wal.file_op_done(tag, result, now_ns) {
-            self.halt(failure.to_string());
+            return self.halt(failure.to_string());
         }
+        self.look_at_space();
     }
 
     fn report_durable(&mut self, durable: Ticket) {

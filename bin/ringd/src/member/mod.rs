@@ -11,6 +11,7 @@
 //! * after a failed log write nothing is acknowledged any more.
 
 mod apply;
+mod auto_compaction;
 mod background;
 mod checkpoint;
 mod cluster;
@@ -24,6 +25,7 @@ mod peer_port;
 mod propose;
 mod read;
 mod snapshot;
+mod upkeep;
 mod watch;
 
 use crate::{
@@ -36,7 +38,7 @@ pub use checkpoint::Thresholds;
 use engine::lease::RequestIds;
 use engine::{
     error::RequestError,
-    page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, Pin},
+    page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, PageNo, Pin},
     store::{
         install::{InstallError, InstallJob, StageJob, Staged},
         Store,
@@ -53,6 +55,7 @@ use std::{
     io,
     sync::Arc,
 };
+pub use upkeep::{UpkeepDone, UpkeepJob};
 
 /// Something that happened.
 pub enum Input {
@@ -89,6 +92,11 @@ pub enum Input {
     Checkpointed {
         result: io::Result<CheckpointDone>,
     },
+    /// There is no room in the file system to make the page file longer; the job can be tried again.
+    CheckpointFull {
+        job: Box<CheckpointJob>,
+    },
+    Upkeep(UpkeepDone),
     /// A Raft message of another member of this cluster.
     Message(Box<raftpb::Message>),
     /// Messages to this member are being lost.
@@ -190,6 +198,8 @@ pub enum Effect {
     },
     Fetch(FetchJob),
     Checkpoint(CheckpointJob),
+    /// For [`Input::Upkeep`].
+    Upkeep(UpkeepJob),
     /// A Raft message to the member that it names; never a snapshot.
     Send(Box<raftpb::Message>),
     /// A request to the peer port of another member.
@@ -299,6 +309,8 @@ pub struct Member {
     apply_queue: VecDeque<raftpb::Entry>,
     /// A configuration change that Raft has applied and the store may not, by its index.
     half_applied: Option<(u64, raftpb::ConfState)>,
+    /// Pages that the first of them waits for.
+    apply_awaits: Vec<PageNo>,
     proposals: Proposals,
     /// Proposals that another member took into its log.
     passed: propose::Passed,
@@ -319,12 +331,18 @@ pub struct Member {
     /// Watch streams that the hub knows.
     watch_streams: BTreeSet<StreamKey>,
     defragmentation: defragment::Defragmentation,
+    upkeep: upkeep::Upkeep,
+    auto_compaction: Option<auto_compaction::Schedule>,
     next_tick_ns: u64,
     introduced: Introduction,
     /// There may be more pages resident than the budget allows.
     evict_due: bool,
     /// A damaged page was met and the alarm was raised for it.
     corrupt: bool,
+    /// The places of damage that the log was told of.
+    damage_told: BTreeSet<String>,
+    /// Until then the alarm for want of space is not proposed again.
+    alarm_again_ns: u64,
     /// What the log is to be told.
     notices: Vec<String>,
     halted: bool,
@@ -355,6 +373,7 @@ impl Member {
             lazy_hard_state: None,
             apply_queue: VecDeque::new(),
             half_applied: None,
+            apply_awaits: Vec::new(),
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
@@ -370,10 +389,14 @@ impl Member {
             now_ns: 0,
             watch_streams: BTreeSet::new(),
             defragmentation: defragment::Defragmentation::default(),
+            upkeep: upkeep::Upkeep::default(),
+            auto_compaction: None,
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
             evict_due: false,
             corrupt: false,
+            damage_told: BTreeSet::new(),
+            alarm_again_ns: 0,
             notices: Vec::new(),
             halted: false,
         }
@@ -426,6 +449,8 @@ impl Member {
             Input::LogRead { from, result } => self.log_read(from, result),
             Input::Fetched { done } => self.fetched(done),
             Input::Checkpointed { result } => self.checkpointed(result),
+            Input::Upkeep(done) => self.upkeep_done(done, now_ns),
+            Input::CheckpointFull { job } => self.checkpoint_found_full(job, now_ns),
             Input::Message(message) => self.message(*message),
             Input::Unreachable { peer } => self.node.report_unreachable(peer),
             Input::Refused { peer } => self.refused(peer, now_ns),
@@ -482,6 +507,7 @@ impl Member {
             self.memory_fault(&error.to_string(), applied_before, answers_before);
         }
         self.maybe_checkpoint(now_ns);
+        self.grow_pages(now_ns);
         self.begin_install();
     }
 
@@ -575,6 +601,9 @@ impl Member {
             self.propose_changes(now_ns);
             self.snapshot_timers(now_ns);
         }
+        self.retry_full_checkpoint(now_ns);
+        self.scrub(now_ns);
+        self.auto_compact(now_ns);
         self.cluster_timers(now_ns);
         self.retry_lease_calls(now_ns);
         self.compare_versions(now_ns);

@@ -1,6 +1,7 @@
 //! From a write request to a log entry, and the callers that wait for it.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::{
     request::{CallId, Request},
     status::Status,
@@ -24,6 +25,12 @@ const APPLY_BACKLOG_ENTRIES_MAX: u64 = 5_000;
 const LEADERLESS_MAX: usize = 100_000;
 /// Proposals in flight, whatever their size; above it the caller is told to slow down.
 const PROPOSALS_IN_FLIGHT_MAX: usize = 100_000;
+
+/// An alarm that was proposed is not proposed again for this time, unless it was applied and lifted.
+const ALARM_AGAIN_NS: u64 = 1_000_000_000;
+
+/// Damaged places that the operator is told of; more of them say nothing new.
+const DAMAGE_TOLD_MAX: usize = 100;
 
 /// A proposal of this member that is not applied yet.
 pub(super) struct Proposal {
@@ -216,6 +223,10 @@ impl Member {
     /// Refuses what would exceed the quota, and raises the alarm.
     fn admit(&mut self, cost_bytes: u64) -> Result<(), Status> {
         // An active alarm refuses when the entry is applied, after the checks of form.
+        if cost_bytes > 0 && self.is_at_reserve() {
+            self.raise_disk_full();
+            return Err(RequestError::NoSpace.into());
+        }
         if self.store.over_quota(cost_bytes) {
             self.raise_no_space();
             return Err(RequestError::NoSpace.into());
@@ -223,19 +234,41 @@ impl Member {
         Ok(())
     }
 
-    pub(super) fn raise_no_space(&mut self) {
-        self.raise(pb::AlarmType::Nospace);
-    }
-
-    /// A page of this member is damaged: the cluster is told, and the operator with the place.
-    pub(super) fn raise_corrupt(&mut self, what: &str) {
-        self.notices.push(what.to_string());
-        if !std::mem::replace(&mut self.corrupt, true) {
-            self.raise(pb::AlarmType::Corrupt);
+    /// The alarm stops the writes of the whole cluster until it is lifted. Where others have room that is too much: then this
+    /// member refuses writes while it leads, for as long as its own disk is full.
+    pub(super) fn raise_disk_full(&mut self) {
+        if self.store.members().nth(1).is_none() {
+            self.raise_no_space();
         }
     }
 
-    fn raise(&mut self, kind: pb::AlarmType) {
+    /// Raises the alarm, unless it is raised or on its way: it is asked for by each refused request, and on a full disk the
+    /// log has no room for that.
+    pub(super) fn raise_no_space(&mut self) {
+        let me = self.config.member_id;
+        let is_mine = |alarm: &pb::AlarmMember| {
+            alarm.member_id == me && alarm.alarm() == pb::AlarmType::Nospace
+        };
+        if self.now_ns >= self.alarm_again_ns
+            && !self.store.alarms().iter().any(is_mine)
+            && self.raise(pb::AlarmType::Nospace)
+        {
+            self.alarm_again_ns = self.now_ns + ALARM_AGAIN_NS;
+        }
+    }
+
+    /// A page of this member is damaged: the cluster is told, and the operator with the place, once for each.
+    pub(super) fn raise_corrupt(&mut self, what: &str) {
+        if self.damage_told.len() < DAMAGE_TOLD_MAX && self.damage_told.insert(what.to_string()) {
+            self.notices.push(what.to_string());
+        }
+        if !self.corrupt {
+            self.corrupt = self.raise(pb::AlarmType::Corrupt);
+        }
+    }
+
+    /// Whether the alarm was proposed. If not, what brought it about comes again.
+    fn raise(&mut self, kind: pb::AlarmType) -> bool {
         let mut alarm = pb::AlarmRequest {
             member_id: self.config.member_id,
             ..Default::default()
@@ -246,8 +279,7 @@ impl Member {
             alarm: Some(Box::new(alarm)),
             ..Default::default()
         });
-        // Refused proposals are followed by others that find the store as full and try again.
-        let _ = self.propose(entry, None);
+        self.propose(entry, None).is_ok()
     }
 
     fn refuse_too_large(&self, bytes: usize) -> Result<(), Status> {
@@ -282,6 +314,9 @@ impl Member {
         });
         let data = Bytes::from(request.encode_to_vec());
         self.refuse_too_large(data.len())?;
+        if planted(Fault::ProposeTwice) && id % 64 == 0 {
+            let _ = self.node.propose(data.clone());
+        }
         match self.node.propose(data) {
             Ok(proposed) if proposed.index == 0 => {
                 if let Some(caller) = caller {

@@ -1,12 +1,16 @@
 //! Reads: the linearizable ones wait for a read-index round, all of them for their pages.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use crate::{
     request::{CallId, Request},
     status::Status,
 };
 use bytes::Bytes;
-use engine::{error::RequestError, page::Miss};
+use engine::{
+    error::RequestError,
+    page::{Miss, PageNo},
+};
 use prost::Message;
 use proto::etcdserverpb as pb;
 use std::collections::VecDeque;
@@ -39,6 +43,8 @@ pub(super) struct Reads {
     parked: Vec<Read>,
     next_context: u64,
     pages_arrived: bool,
+    /// The page that turned out to be damaged: who needs it is refused.
+    damaged: Option<PageNo>,
 }
 
 impl Reads {
@@ -60,9 +66,10 @@ impl Reads {
         !self.parked.is_empty()
     }
 
-    /// Takes the reads that wait for pages.
-    pub fn take_parked(&mut self) -> Vec<Read> {
-        std::mem::take(&mut self.parked)
+    /// A page will not come, and others may have.
+    pub fn page_damaged(&mut self, page: PageNo) {
+        self.pages_arrived = true;
+        self.damaged = Some(page);
     }
 }
 
@@ -147,15 +154,16 @@ impl Member {
             .position(|round| round.context == context)
         {
             if let Some(round) = self.reads.rounds.remove(at) {
-                let same_leader = round.leader == self.node.leader();
+                // Without a leader they wait for one, as they would if they came now.
+                let another = self.has_leader() && round.leader != self.node.leader();
                 for read in round.reads {
                     if let Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) = read.request {
                         self.route_lease_call(read);
-                    } else if same_leader {
-                        self.reads.unread.push(read);
-                    } else {
+                    } else if another {
                         let status = RequestError::LeaderChanged.into();
                         self.refuse(read.call, &read.request, status);
+                    } else {
+                        self.reads.unread.push(read);
                     }
                 }
             }
@@ -171,9 +179,11 @@ impl Member {
                 self.try_read(read, now_ns);
             }
         }
+        self.reads.damaged = None;
         let (applied, _) = self.store.applied();
         while let Some(round) = self.reads.rounds.front() {
-            if round.index.is_none_or(|index| index > applied) {
+            let waits = |index| index > applied && !planted(Fault::ReadUnapplied);
+            if round.index.is_none_or(waits) {
                 break;
             }
             if let Some(round) = self.reads.rounds.pop_front() {
@@ -221,9 +231,17 @@ impl Member {
         }
     }
 
-    fn try_read(&mut self, read: Read, now_ns: u64) {
+    pub(super) fn try_read(&mut self, read: Read, now_ns: u64) {
         match self.read(&read, now_ns) {
             Ok(()) => {}
+            Err(miss)
+                if self
+                    .reads
+                    .damaged
+                    .is_some_and(|no| miss.pages.contains(&no)) =>
+            {
+                self.refuse(read.call, &read.request, RequestError::Corrupt.into())
+            }
             Err(miss) => {
                 self.fetch(&miss);
                 self.reads.parked.push(read);

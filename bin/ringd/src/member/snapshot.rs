@@ -8,6 +8,7 @@
 //! Bounds: one transfer to each member, one that comes in, and an age and a number of bytes that a pin may hold back.
 
 use super::{Effect, Member};
+use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use engine::{
     page::{Copy, CopySource},
@@ -78,6 +79,9 @@ pub(super) struct Snapshots {
     /// Log indexes that are still wanted behind a transfer, and until when.
     kept: Vec<(u64, u64)>,
     incoming: Option<Incoming>,
+    /// Bytes are being written to the incoming file. Until that ends no other transfer may begin: there is one such file, and
+    /// whoever creates it last has it.
+    is_staging: bool,
     /// A whole copy that Raft was told of.
     offered: Option<Copy>,
     installing: Option<Installing>,
@@ -266,18 +270,18 @@ impl Member {
                 result,
             });
         };
-        if self.snapshots.is_installing() {
+        if self.snapshots.is_installing() || self.snapshots.offered.is_some() {
             return refuse(self, "another snapshot is being installed");
+        }
+        if self.snapshots.is_staging {
+            return refuse(self, "the bytes before are still being written");
         }
         let continues = self.snapshots.incoming.as_mut().filter(|incoming| {
             incoming.id == chunk.id
                 && incoming.from == chunk.message.from()
-                && incoming.offset == chunk.offset
+                && (incoming.offset == chunk.offset || planted(Fault::ChunkAnywhere))
         });
         let copy = match continues {
-            Some(incoming) if incoming.copy.is_none() => {
-                return refuse(self, "the bytes before are still being written");
-            }
             Some(incoming) => {
                 incoming.transfer = transfer;
                 incoming.last = chunk.last;
@@ -287,7 +291,6 @@ impl Member {
                 return refuse(self, "there is no such transfer to go on with");
             }
             None => {
-                self.snapshots.offered = None;
                 self.snapshots.incoming = Some(Incoming {
                     id: chunk.id,
                     from: chunk.message.from(),
@@ -300,11 +303,13 @@ impl Member {
                 None
             }
         };
+        self.snapshots.is_staging = true;
         let job = StageJob::new(copy, chunk.bytes);
         self.effects.push(Effect::Stage { transfer, job });
     }
 
     pub(super) fn staged(&mut self, transfer: u64, staged: Box<Staged>) {
+        self.snapshots.is_staging = false;
         let incoming = self.snapshots.incoming.as_mut();
         let Some(incoming) = incoming.filter(|incoming| incoming.transfer == transfer) else {
             return; // a newer transfer took its place
@@ -392,6 +397,8 @@ impl Member {
 
     /// Begins to install once no checkpoint writes to the old file any more.
     pub(super) fn begin_install(&mut self) {
+        // Raft has seen what was offered, and did not want it if it is still here.
+        self.snapshots.offered = None;
         if self.halted || self.checkpoints.is_running() {
             return;
         }
@@ -433,6 +440,10 @@ impl Member {
         };
         debug_assert_eq!(store.applied().0, installing.index);
         self.store.take_over(*store);
+        self.notices.push(format!(
+            "installed a snapshot through index {} from another member: the log no longer had what this one missed",
+            installing.index
+        ));
         self.after_install(installing.index);
         let mark = Mark::Start {
             index: installing.index,

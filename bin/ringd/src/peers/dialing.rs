@@ -96,7 +96,8 @@ impl Transport {
         let to = outbound.peer;
         match outbound.work {
             Work::Stream { kind, decoder } => {
-                let lasted_ns = outbound.opened_ns.map(|opened_ns| now_ns - opened_ns);
+                let lasted_ns = outbound.opened_ns;
+                let lasted_ns = lasted_ns.map(|opened_ns| now_ns.saturating_sub(opened_ns));
                 let lasted_ns = lasted_ns.filter(|_| decoder.is_some());
                 let ended = EndedStream {
                     kind,

@@ -25,6 +25,9 @@ use proto::{etcdserverpb as pb, leasepb, raftpb::Message};
 const BEAT_NS: u64 = READ_NS_MAX / 3;
 /// A stream whose reader takes nothing for this long is given up.
 const WRITE_NS_MAX: u64 = 5_000_000_000;
+/// Bytes of requests that are coming in, over all connections, and what each may hold in any case.
+pub const HELD_BYTES_MAX: usize = 256 << 20;
+const HELD_BYTES_FREE: usize = 256 << 10;
 /// Members that speak to this one before it knows them; the oldest makes room for a new one.
 const REMOTES_MAX: usize = 32;
 /// Memory kept for the frames of a stream.
@@ -38,6 +41,8 @@ pub struct Inbound {
     state: State,
     /// When the last request was done with.
     idle_since_ns: u64,
+    /// Bytes of it that [`Transport`] has counted.
+    pub counted_bytes: usize,
 }
 
 enum State {
@@ -80,6 +85,7 @@ impl Inbound {
             request: None,
             state: State::Free,
             idle_since_ns: now_ns,
+            counted_bytes: 0,
         }
     }
 
@@ -191,8 +197,12 @@ impl Inbound {
     }
 
     pub fn idle_since_ns(&self) -> Option<u64> {
-        let idle = matches!(self.state, State::Free) && self.server.is_idle();
-        idle.then_some(self.idle_since_ns)
+        matches!(self.state, State::Free).then_some(self.idle_since_ns)
+    }
+
+    /// Bytes of a request that is coming in.
+    pub fn held_bytes(&self) -> usize {
+        self.request.as_ref().map_or(0, |(_, body, _)| body.len())
     }
 
     pub fn peer(&self) -> Option<u64> {
@@ -239,6 +249,20 @@ impl Transport {
             }
         }
         self.touch(id);
+        self.count_held(id, now_ns);
+    }
+
+    /// Requests that come in share a bound. Above it, a large one is given up.
+    fn count_held(&mut self, id: u32, now_ns: u64) {
+        let Some(inbound) = self.inbound(id) else {
+            return;
+        };
+        let held = inbound.held_bytes();
+        let before = std::mem::replace(&mut inbound.counted_bytes, held);
+        self.held_bytes = self.held_bytes - before + held;
+        if self.held_bytes > HELD_BYTES_MAX && held > HELD_BYTES_FREE {
+            self.end(id, Lost::Dropped, now_ns);
+        }
     }
 
     pub(super) fn answer(&mut self, id: u32, answer: Answer, now_ns: u64) {
@@ -422,6 +446,7 @@ impl Transport {
     }
 
     pub(super) fn inbound_ended(&mut self, id: u32, inbound: Inbound) {
+        self.held_bytes -= inbound.counted_bytes;
         match inbound.state {
             State::Free => {}
             State::Called(number) => {

@@ -79,6 +79,8 @@ pub struct Transport {
     /// Requests that wait for the member, by the number of their call.
     calls: BTreeMap<u32, inbound::Waiting>,
     last_call: u32,
+    /// Bytes of requests that are coming in.
+    held_bytes: usize,
     receiving: snapshot::Receiving,
     inputs: Vec<Input>,
     actions: Vec<Action>,
@@ -96,6 +98,7 @@ impl Transport {
             removed: BTreeSet::new(),
             calls: BTreeMap::new(),
             last_call: 0,
+            held_bytes: 0,
             receiving: snapshot::Receiving::default(),
             inputs: Vec::new(),
             actions: Vec::new(),

@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 /// The same line is told again after this long.
 const REPEAT_NS: u64 = 60_000_000_000;
+/// Lines that wait to be told. Above: dropped.
+const LINES_MAX: usize = 32;
 /// Different lines remembered; above it the oldest is forgotten.
 const REMEMBERED_MAX: usize = 64;
 
@@ -26,7 +28,9 @@ impl Notices {
             }
         }
         self.told.insert(line.clone(), now_ns);
-        self.lines.push(line);
+        if self.lines.len() < LINES_MAX {
+            self.lines.push(line);
+        }
     }
 
     pub fn take(&mut self) -> Vec<String> {
@@ -49,5 +53,6 @@ mod tests {
             notices.say(number, number.to_string());
         }
         assert_eq!(notices.told.len(), REMEMBERED_MAX);
+        assert_eq!(notices.take().len(), LINES_MAX);
     }
 }

@@ -2,6 +2,7 @@
 //! to do. It never waits for long: a device that hangs holds up what has to be durable, and nothing else.
 
 use crate::member::Input;
+use engine::page::is_disk_full;
 use engine::wal::{driver::LogFiles, probe, Completion, Probe, Write, WriterThreads};
 use std::{io, sync::Arc, task::Context, time::Duration};
 
@@ -37,10 +38,15 @@ impl LogIo {
     /// Starts the writer threads; in `auto` mode measures the directory first.
     pub fn start(mode: WalIo, files: Arc<LogFiles>) -> io::Result<(LogIo, Option<Probe>)> {
         let measured = match mode {
-            WalIo::Auto => Some(probe(&files)?),
+            WalIo::Auto => match probe(&files) {
+                // Nothing is known then, and threads do no harm.
+                Err(error) if is_disk_full(&error) => None,
+                found => Some(found?),
+            },
             WalIo::Thread | WalIo::Inline => None,
         };
         let mode = match measured {
+            None if mode == WalIo::Auto => WalIo::Thread,
             Some(found) if found.inline_p999_ns > WAIT_P999_NS_MAX => WalIo::Thread,
             _ => mode,
         };

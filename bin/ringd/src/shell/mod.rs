@@ -16,7 +16,7 @@ use crate::{
     server::{Link, Operation, Port, Server},
 };
 use engine::{
-    page::{CheckpointJob, PageDir, Progress},
+    page::{is_disk_full, CheckpointJob, PageDir, Progress, Stage},
     wal::driver::LogFiles,
 };
 use log_io::LogIo;
@@ -363,11 +363,14 @@ impl Shell {
                     Operation::Fetch(job) => self
                         .pool
                         .submit(move || Completion::Input(Input::Fetched { done: job.run() })),
-                    Operation::Checkpoint(job) => self.pool.submit(move || {
-                        Completion::Input(Input::Checkpointed {
-                            result: run_checkpoint(job),
-                        })
-                    }),
+                    Operation::Checkpoint(job) => self
+                        .pool
+                        .submit(move || Completion::Input(run_checkpoint(job))),
+                    Operation::Upkeep(job) => {
+                        let files = self.log_files.clone();
+                        self.pool
+                            .submit(move || Completion::Input(Input::Upkeep(job.run(&*files))));
+                    }
                     Operation::PrepareSnapshot { peer, id, pin } => self.pool.submit(move || {
                         let result = pin.into_source().map(Box::new);
                         Completion::Input(Input::SnapshotPrepared { peer, id, result })
@@ -486,12 +489,12 @@ impl Shell {
 }
 
 /// Writes a checkpoint in paced runs.
-fn run_checkpoint(mut job: CheckpointJob) -> io::Result<engine::page::CheckpointDone> {
+fn run_checkpoint(mut job: CheckpointJob) -> Input {
     let begun = Instant::now();
     let mut written: u64 = 0;
     loop {
-        match job.step()? {
-            Progress::Wrote(bytes) => {
+        match job.step() {
+            Ok(Progress::Wrote(bytes)) => {
                 written += bytes as u64 + CHECKPOINT_RUN_BYTES;
                 let due = Duration::from_nanos(
                     written.saturating_mul(1_000_000_000) / CHECKPOINT_BYTES_PER_S,
@@ -500,7 +503,11 @@ fn run_checkpoint(mut job: CheckpointJob) -> io::Result<engine::page::Checkpoint
                     std::thread::sleep(early);
                 }
             }
-            Progress::Finished(done) => return Ok(done),
+            Ok(Progress::Finished(done)) => return Input::Checkpointed { result: Ok(done) },
+            Err(error) if job.stage() == Stage::Grow && is_disk_full(&error) => {
+                return Input::CheckpointFull { job: Box::new(job) }
+            }
+            Err(error) => return Input::Checkpointed { result: Err(error) },
         }
     }
 }

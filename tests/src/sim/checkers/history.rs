@@ -5,9 +5,10 @@
 //! state at a revision that is at least the newest one anywhere when it was asked for. An entry that nobody was told of
 //! must belong to a question with an unknown outcome, and each question takes effect at most once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
+use engine::store::Store;
 use prost::Message as _;
 use proto::etcdserverpb::{self as pb, InternalRaftRequest};
 use proto::mvccpb::Event;
@@ -62,6 +63,10 @@ pub struct History {
     done: BTreeMap<Mark, Vec<Done>>,
     asked: BTreeMap<u64, Asked>,
     events: BTreeMap<i64, Vec<Event>>,
+    /// Leases that were ever granted.
+    granted: BTreeSet<i64>,
+    /// What members were seen to be at an applied index.
+    states: BTreeMap<u64, u64>,
     /// Leases revoked by the last entry, for the lease checker.
     revoked: Vec<i64>,
     pub writes_known: u64,
@@ -79,6 +84,8 @@ impl Default for History {
             done: BTreeMap::new(),
             asked: BTreeMap::new(),
             events: BTreeMap::new(),
+            granted: BTreeSet::new(),
+            states: BTreeMap::new(),
             revoked: Vec::new(),
             writes_known: 0,
             reads_known: 0,
@@ -129,6 +136,17 @@ impl History {
         self.model.range_as_of(&request, self.model.revision())
     }
 
+    /// The model's hash of all keys, while nothing waits to be compacted.
+    pub fn hash(&mut self, revision: i64) -> Option<pb::HashKvResponse> {
+        match self
+            .model
+            .call(&model::Request::HashKv(pb::HashKvRequest { revision }))
+        {
+            Ok(Response::HashKv(response)) => Some(response),
+            _ => None,
+        }
+    }
+
     pub fn lease_ids(&self) -> Vec<i64> {
         self.model.lease_ids()
     }
@@ -176,6 +194,9 @@ impl History {
             return Ok(());
         };
         let result = self.model.call(&request);
+        if let Ok(Response::LeaseGrant(grant)) = &result {
+            self.granted.insert(grant.id);
+        }
         if let (model::Request::LeaseRevoke(revoke), Ok(_)) = (&request, &result) {
             self.revoked.push(revoke.id);
         }
@@ -215,6 +236,37 @@ impl History {
         Err(format!(
             "at applied index {index} the revision and the compacted revision are {:?} here and {expected:?} in the model",
             (revision, compacted)
+        ))
+    }
+
+    /// Members, configuration, alarms and leases are the same on all members that have applied as much.
+    pub fn same_state(&mut self, index: u64, store: &Store) -> Verdict {
+        let mut trace = crate::sim::trace::Trace::default();
+        for member in store.member_list() {
+            trace.mix_bytes(&member.encode_to_vec());
+        }
+        trace.mix_bytes(&store.conf_state().encode_to_vec());
+        for alarm in store.alarms() {
+            trace.mix_bytes(&alarm.encode_to_vec());
+        }
+        let lessor = store.lessor();
+        let granted = self.granted.iter();
+        let leases: Vec<_> = granted.filter_map(|id| lessor.record(*id)).collect();
+        trace.mix(lessor.len() as u64);
+        for lease in &leases {
+            trace.mix(lease.id as u64);
+            trace.mix(lease.ttl_seconds as u64);
+        }
+        let known = *self.states.entry(index).or_insert(trace.hash());
+        if known == trace.hash() {
+            return Ok(());
+        }
+        Err(format!(
+            "at applied index {index} members, alarms or leases differ from another member's: {:?}, {:?}, {:?}, {:?}",
+            store.member_list(),
+            store.conf_state(),
+            store.alarms(),
+            leases
         ))
     }
 

@@ -205,6 +205,32 @@ fn bodies_are_bounded() {
 }
 
 #[test]
+fn requests_that_never_end_share_a_bound() {
+    let mut server = server();
+    let ids: Vec<u32> = (0..8).map(|_| server.accept(1)).collect();
+    let head = format!(
+        "POST /raft HTTP/1.1\r\nHost: h\r\n{RAFT}Content-Length: {}\r\n\r\n",
+        60 << 20
+    );
+    for id in &ids {
+        server.receive(*id, head.as_bytes(), 1);
+    }
+    let piece = vec![0; 1 << 20];
+    for _ in 0..50 {
+        for id in &ids {
+            server.receive(*id, &piece, 1);
+        }
+    }
+    let held = server.held_bytes;
+    assert!(held <= inbound::HELD_BYTES_MAX, "{held}");
+    assert!(held >= inbound::HELD_BYTES_MAX - (60 << 20), "{held}");
+    for id in ids {
+        server.closed(id, 2);
+    }
+    assert_eq!(server.held_bytes, 0);
+}
+
+#[test]
 fn too_many_connections_leave_room_for_those_who_speak() {
     let mut server = server();
     let first: Vec<u32> = (0..INBOUND_MAX as u64)

@@ -1,0 +1,48 @@
+//! Planted bugs: switches that break one rule each, so that the simulator can show that it would notice. Without the feature
+//! `planted-bugs` there is no switch, and each question for one is a constant `false`.
+
+/// A rule to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))]
+pub enum Fault {
+    /// Watchers that are up to date miss a revision now and then.
+    WatchSkips,
+    /// Watchers do not get the previous value.
+    PreviousDropped,
+    /// A compaction takes one revision too many.
+    CompactOneMore,
+    /// The page file of a snapshot does not say that the log begins anew.
+    InstallKeepsLog,
+    /// The copy of a checkpoint is not checked.
+    CopyUnchecked,
+}
+
+#[cfg(feature = "planted-bugs")]
+mod switch {
+    use super::Fault;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Fault>> = const { Cell::new(None) };
+    }
+
+    /// Plants a bug in everything that this thread runs, or none.
+    pub fn plant(fault: Option<Fault>) {
+        PLANTED.with(|planted| planted.set(fault));
+    }
+
+    pub(crate) fn planted(fault: Fault) -> bool {
+        PLANTED.with(|planted| planted.get() == Some(fault))
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use switch::plant;
+#[cfg(feature = "planted-bugs")]
+pub(crate) use switch::planted;
+
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub(crate) fn planted(_fault: Fault) -> bool {
+    false
+}

@@ -1,0 +1,116 @@
+//! Bugs planted one at a time, to see whether the simulator notices each: the figure that says how good it is.
+//!
+//! Most break a rule of the server ([`raft::planted`], [`engine::planted`], [`ringd::planted`]), some of the shell around
+//! it, which the simulator replaces. They exist with the feature `planted-bugs` only.
+
+/// A rule of the shell to break.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(feature = "planted-bugs"), allow(dead_code))]
+pub enum Shell {
+    /// The directory is not flushed after the page file was replaced.
+    DirSyncForgotten,
+}
+
+#[cfg(not(feature = "planted-bugs"))]
+pub fn in_shell(_fault: Shell) -> bool {
+    false
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use on::{find, in_shell, plant_named, Found, ALL, SEEDS_MAX};
+
+#[cfg(feature = "planted-bugs")]
+mod on {
+    use std::cell::Cell;
+
+    use super::Shell;
+    use crate::sim::trace::Trace;
+    use engine::planted::Fault as InEngine;
+    use raft::planted::Fault as InRaft;
+    use ringd::planted::Fault as InMember;
+
+    /// Within so many seeds a planted bug has to show.
+    pub const SEEDS_MAX: u64 = 2_000;
+
+    #[derive(Clone, Copy, Debug)]
+    pub enum Plant {
+        Raft(InRaft),
+        Engine(InEngine),
+        Member(InMember),
+        Shell(Shell),
+    }
+
+    pub const ALL: [Plant; 19] = [
+        Plant::Raft(InRaft::VoteUndurable),
+        Plant::Raft(InRaft::VoteTwice),
+        Plant::Raft(InRaft::AckUndurable),
+        Plant::Raft(InRaft::CountUndurable),
+        Plant::Raft(InRaft::CountTwice),
+        Plant::Raft(InRaft::AppendUnchecked),
+        Plant::Raft(InRaft::CommitUnproved),
+        Plant::Raft(InRaft::ReadUnconfirmed),
+        Plant::Engine(InEngine::WatchSkips),
+        Plant::Engine(InEngine::PreviousDropped),
+        Plant::Engine(InEngine::CompactOneMore),
+        Plant::Engine(InEngine::InstallKeepsLog),
+        Plant::Engine(InEngine::CopyUnchecked),
+        Plant::Member(InMember::ExpireAsFollower),
+        Plant::Member(InMember::ReadUnapplied),
+        Plant::Member(InMember::CheckpointAhead),
+        Plant::Member(InMember::ProposeTwice),
+        Plant::Member(InMember::ChunkAnywhere),
+        Plant::Shell(Shell::DirSyncForgotten),
+    ];
+
+    thread_local! {
+        static SHELL: Cell<Option<Shell>> = const { Cell::new(None) };
+    }
+
+    pub fn in_shell(fault: Shell) -> bool {
+        SHELL.with(|planted| planted.get() == Some(fault))
+    }
+
+    fn plant(plant: Option<Plant>) {
+        raft::planted::plant(match plant {
+            Some(Plant::Raft(fault)) => Some(fault),
+            _ => None,
+        });
+        engine::planted::plant(match plant {
+            Some(Plant::Engine(fault)) => Some(fault),
+            _ => None,
+        });
+        ringd::planted::plant(match plant {
+            Some(Plant::Member(fault)) => Some(fault),
+            _ => None,
+        });
+        SHELL.with(|planted| {
+            planted.set(match plant {
+                Some(Plant::Shell(fault)) => Some(fault),
+                _ => None,
+            })
+        });
+    }
+
+    /// Plants the bug of this name for all that follows. False if there is none.
+    pub fn plant_named(name: &str) -> bool {
+        let found = ALL.iter().find(|bug| format!("{bug:?}").contains(name));
+        plant(found.copied());
+        found.is_some()
+    }
+
+    pub struct Found {
+        pub seeds: u64,
+        pub failure: String,
+    }
+
+    /// Runs seeds until one fails. Each of them must succeed without the bug: see the tests.
+    pub fn find(bug: Plant, first: u64, duration_ns: u64) -> Option<Found> {
+        plant(Some(bug));
+        let found = (1..=SEEDS_MAX).find_map(|seeds| {
+            let outcome = crate::sim::run_once(first + seeds - 1, duration_ns, Trace::default());
+            outcome.failure.map(|failure| Found { seeds, failure })
+        });
+        plant(None);
+        found
+    }
+}
