@@ -18,6 +18,10 @@ const HEALTHY_AFTER_NS: u64 = 5_000_000_000;
 const ADVANCE_WITHIN_NS: u64 = 5_000_000_000;
 /// Ticks that stay of an election timeout then, for a leader to be heard of.
 const ADVANCE_LEAVES_TICKS: u32 = 2;
+/// Proposals of other members that wait for a leader; more are dropped.
+const HELD_BYTES_MAX: usize = 16 << 20;
+/// What a proposal weighs beside its payload.
+const HELD_OVERHEAD_BYTES: usize = 256;
 /// Callers of MoveLeader at once.
 const TRANSFERS_MAX: usize = 16;
 
@@ -32,6 +36,10 @@ pub(super) struct Cluster {
     transfers: VecDeque<(CallId, u64)>,
     /// The first election is to come sooner once enough members are connected.
     advances: bool,
+    /// Proposals of other members that found no leader here, or one that is handing over, each with its time; and their
+    /// weight.
+    held: VecDeque<(u64, raftpb::Message)>,
+    held_bytes: usize,
     /// When the fast failover goes on.
     failover_due_ns: Option<u64>,
     /// A stop waits for another leader until then.
@@ -87,6 +95,9 @@ impl Member {
             // sends the entries again.
             message.entries.clear();
         }
+        if kind == raftpb::MessageType::MsgProp && !self.takes_proposals() {
+            return self.hold(message);
+        }
         let from = message.from();
         if let Err(error) = self.node.step(message) {
             if error.is_fatal() {
@@ -95,6 +106,38 @@ impl Member {
                      it had acknowledged; remove the member that was restored or copied, and add it with an empty data \
                      directory"
                 ));
+            }
+        }
+    }
+
+    /// Whether Raft would not drop a proposal that another member passed on: there is a leader, and it stays.
+    fn takes_proposals(&self) -> bool {
+        self.has_leader() && self.node.transferee() == 0
+    }
+
+    /// Keeps a proposal that nobody can take at the moment: dropped, its caller would wait in vain until its time is up.
+    fn hold(&mut self, message: raftpb::Message) {
+        let bytes = proposal_bytes(&message);
+        if self.cluster.held_bytes + bytes <= HELD_BYTES_MAX {
+            self.cluster.held_bytes += bytes;
+            self.cluster.held.push_back((self.now_ns, message));
+        }
+    }
+
+    /// Proposals that were kept go to whoever leads now.
+    pub(super) fn release_held(&mut self, now_ns: u64) {
+        if self.cluster.held.is_empty() {
+            return;
+        }
+        let timeout_ns = self.config.request_timeout_ns();
+        let takes = self.takes_proposals();
+        self.cluster.held_bytes = 0;
+        for (since_ns, message) in std::mem::take(&mut self.cluster.held) {
+            if takes {
+                self.message(message);
+            } else if now_ns < since_ns + timeout_ns {
+                self.cluster.held_bytes += proposal_bytes(&message);
+                self.cluster.held.push_back((since_ns, message));
             }
         }
     }
@@ -312,4 +355,9 @@ impl Member {
             false => RequestError::TimeoutConnectionLost,
         }
     }
+}
+
+fn proposal_bytes(message: &raftpb::Message) -> usize {
+    let entries = message.entries.iter().map(|entry| entry.data().len());
+    HELD_OVERHEAD_BYTES + entries.sum::<usize>()
 }

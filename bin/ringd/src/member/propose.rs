@@ -361,6 +361,7 @@ impl Member {
 
     /// Proposals that found no leader go in as soon as there is one.
     pub(super) fn retry_leaderless(&mut self, now_ns: u64) {
+        self.release_held(now_ns);
         let mut late = Vec::new();
         for _ in 0..self.leaderless.len() {
             let Some((request, caller)) = self.leaderless.pop_front() else {
