@@ -86,3 +86,70 @@ impl Node {
         FAILOVER_DELAY_MS_MIN + self.random.below(spread) as u32
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Initial};
+    use proto::raftpb::{ConfState, Message, MessageType};
+    use std::collections::BTreeSet;
+
+    fn follower_of_one(seed: u64) -> Node {
+        let config = Config {
+            seed,
+            ..Config::new(3)
+        };
+        let initial = Initial {
+            conf_state: ConfState {
+                voters: vec![1, 2, 3],
+                ..ConfState::default()
+            },
+            ..Initial::default()
+        };
+        let mut node = Node::new(config, initial).expect("a valid start");
+        let heartbeat = Message {
+            r#type: Some(MessageType::MsgHeartbeat as i32),
+            from: Some(1),
+            to: Some(3),
+            term: Some(1),
+            ..Message::default()
+        };
+        node.step(heartbeat).expect("a leader");
+        let seq = node.ready().seq;
+        node.persisted(seq);
+        node
+    }
+
+    #[test]
+    fn every_delay_from_5_to_50_ms_is_drawn_and_no_other() {
+        let mut first = BTreeSet::new();
+        let mut second = BTreeSet::new();
+        for seed in 0..2000 {
+            let mut node = follower_of_one(seed);
+            let timer = node.election_elapsed;
+            first.extend(node.leader_refused(1, 1));
+            assert_eq!((node.leader(), node.term()), (0, 1));
+            assert_eq!(node.election_elapsed, timer, "the timer goes on");
+            second.extend(node.failover_due());
+            assert_eq!(node.role(), Role::PreCandidate);
+        }
+        let all: BTreeSet<u32> = (FAILOVER_DELAY_MS_MIN..=FAILOVER_DELAY_MS_MAX).collect();
+        assert_eq!((FAILOVER_DELAY_MS_MIN, FAILOVER_DELAY_MS_MAX), (5, 50));
+        assert_eq!(first, all);
+        assert_eq!(second, all);
+    }
+
+    #[test]
+    fn evidence_is_used_once() {
+        let mut node = follower_of_one(1);
+        assert!(node.leader_refused(1, 1).is_some());
+        assert_eq!(node.leader_refused(1, 1), None, "it was forgotten already");
+        assert!(node.failover_due().is_some());
+        assert_eq!(
+            node.failover_due(),
+            None,
+            "only a split vote is tried again"
+        );
+        assert_eq!(node.failover_due(), None);
+    }
+}

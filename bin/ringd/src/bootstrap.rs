@@ -129,6 +129,7 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     assembled
         .member
         .set_scrub_interval(config.scrub_interval_ns);
+    assembled.member.set_auto_compaction(config.auto_compaction);
     Ok(Start {
         peers: peers_config(config, assembled.ids),
         member: assembled.member,

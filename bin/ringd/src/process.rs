@@ -218,7 +218,7 @@ pub fn open_data_directory(config: &Config) -> Result<DataDirectory, DirectoryEr
 /// Creates a directory with its parents. One that exists with another mode is reported, not changed.
 fn create_directory(path: &Path) -> Result<Option<Record>, DirectoryError> {
     let failed = |error| DirectoryError::Create {
-        path: path.to_owned(),
+        path: first_missing(path).to_owned(),
         error,
     };
     match fs::metadata(path) {
@@ -247,6 +247,15 @@ fn create_directory(path: &Path) -> Result<Option<Record>, DirectoryError> {
         }
         Err(error) => Err(failed(error)),
     }
+}
+
+/// The directory that has to be created first on the way to `path`; `path` itself if only that is missing.
+fn first_missing(path: &Path) -> &Path {
+    let missing = path.ancestors().take_while(|ancestor| {
+        fs::metadata(ancestor).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    });
+    let named = missing.filter(|ancestor| !ancestor.as_os_str().is_empty());
+    named.last().unwrap_or(path)
 }
 
 /// `drwxr-xr-x`
@@ -556,6 +565,16 @@ mod tests {
         );
         drop(held);
         assert!(open_data_directory(&config).unwrap().initialized);
+    }
+
+    #[test]
+    fn the_directory_that_cannot_be_made_is_named() {
+        let config = config(Path::new("/proc/ringd/data"));
+        let error = open_data_directory(&config).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "cannot access data directory: mkdir /proc/ringd: no such file or directory"
+        );
     }
 
     #[test]

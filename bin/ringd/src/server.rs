@@ -266,7 +266,8 @@ impl Server {
             Action::Close { connection } => Operation::ClosePeer { connection },
             Action::Wake { after_ns } => Operation::Wake { after_ns },
         }));
-        self.front.set_has_leader(self.member.has_leader());
+        self.front
+            .set_role(self.member.has_leader(), self.member.is_learner());
     }
 
     /// Whether there is background work for an otherwise idle moment.

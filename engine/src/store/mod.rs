@@ -27,6 +27,7 @@ mod apply;
 pub mod compaction;
 pub mod decode;
 mod defragment;
+pub mod fuzzing;
 pub mod hash;
 pub mod install;
 mod leases;

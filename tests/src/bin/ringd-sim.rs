@@ -3,7 +3,7 @@
 //! `ringd-sim --seconds 600` runs seeds until the time is over and ends with the first failure; `--seed N` runs one and
 //! prints the last events, `--tell N` of them; `--first N` and `--last N` say where to begin and to end, `--minutes N` how much simulated time a
 //! seed has. With the feature `planted-bugs`, `--planted` breaks one rule after another and tells how many seeds it took to
-//! notice.
+//! notice, and `--plant NAME` breaks one.
 
 use std::time::{Duration, Instant};
 
@@ -39,6 +39,14 @@ fn arguments() -> Result<Arguments, String> {
         #[cfg(feature = "planted-bugs")]
         if word == "--planted" {
             found.planted = true;
+            continue;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if word == "--plant" {
+            let name = words.next().unwrap_or_default();
+            if !sim::planted::plant_named(&name) {
+                return Err(format!("{name}: no such bug"));
+            }
             continue;
         }
         let text = words.next().ok_or(format!("{word} needs a number"))?;

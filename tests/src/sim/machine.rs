@@ -406,6 +406,7 @@ impl World {
         self.coverage.hit_in(kind, state);
         self.say(|| format!("{} is gone ({kind})", name(number)));
         self.clients_lose(number);
+        self.transfers_lose(number);
         let refuses = self.plan.network.refusals && !power_loss;
         let id = self.node(number).id;
         for peer in (1..=self.nodes.len()).filter(|peer| *peer != number) {

@@ -233,12 +233,14 @@ impl World {
 
     /// After the damage was seen to, writes are let in again.
     pub fn disarm(&mut self, asked: usize, id: u64) {
-        let alarm = pb::AlarmRequest {
-            action: AlarmAction::Deactivate as i32,
-            member_id: id,
-            alarm: pb::AlarmType::Corrupt as i32,
-        };
-        self.tell(asked, Request::Alarm(alarm));
+        for kind in [pb::AlarmType::Corrupt, pb::AlarmType::Nospace] {
+            let alarm = pb::AlarmRequest {
+                action: AlarmAction::Deactivate as i32,
+                member_id: id,
+                alarm: kind as i32,
+            };
+            self.tell(asked, Request::Alarm(alarm));
+        }
     }
 
     /// A damaged machine was removed: another one joins.

@@ -15,6 +15,8 @@ use super::disk::Disk;
 use super::membership::Standing;
 use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 
+/// Rot is looked for all the time: what is found where there is none shows.
+const SCRUB_INTERVAL_NS: u64 = 3_000_000_000;
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
 const TOKEN: &str = "simulation";
@@ -145,7 +147,7 @@ impl Node {
             log_bytes: plan.checkpoint_log_bytes,
             interval_ns: plan.checkpoint_interval_ns,
         };
-        let assembled = assemble::open(
+        let mut assembled = assemble::open(
             Plan {
                 pages: PageOptions {
                     create: true,
@@ -187,6 +189,7 @@ impl Node {
             },
         )
         .map_err(|error| format!("{} does not start: {error}", name(number)))?;
+        assembled.member.set_scrub_interval(SCRUB_INTERVAL_NS);
         self.applied_seen = assembled.member.store().applied().0;
         self.running = Some(Running {
             member: assembled.member,

@@ -17,7 +17,7 @@ pub fn in_shell(_fault: Shell) -> bool {
 }
 
 #[cfg(feature = "planted-bugs")]
-pub use on::{find, in_shell, Found, ALL, SEEDS_MAX};
+pub use on::{find, in_shell, plant_named, Found, ALL, SEEDS_MAX};
 
 #[cfg(feature = "planted-bugs")]
 mod on {
@@ -89,6 +89,13 @@ mod on {
                 _ => None,
             })
         });
+    }
+
+    /// Plants the bug of this name for all that follows. False if there is none.
+    pub fn plant_named(name: &str) -> bool {
+        let found = ALL.iter().find(|bug| format!("{bug:?}").contains(name));
+        plant(found.copied());
+        found.is_some()
     }
 
     pub struct Found {

@@ -373,6 +373,21 @@ impl World {
         }
     }
 
+    /// A process is gone, and its connections with it.
+    pub fn transfers_lose(&mut self, node: usize) {
+        self.transfers
+            .open
+            .retain(|_, transfer| transfer.from != node);
+        let open = self.transfers.open.iter();
+        let broken: Vec<u64> = open
+            .filter(|(_, transfer)| transfer.to == node)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in broken {
+            self.connection_breaks(number);
+        }
+    }
+
     fn transfer_ends(&mut self, number: u64, delivered: bool) {
         if let Some(t) = self.transfers.open.remove(&number) {
             let sent = Input::SnapshotSent {

@@ -45,11 +45,12 @@ pub fn input(input: &Input, name: impl Fn(u64) -> String) -> String {
             Ok(done) => format!("checkpoint {} done", done.checkpoint()),
             Err(error) => format!("checkpoint failed: {error}"),
         },
-        Input::CheckpointFull { job } => {
-            format!("no room for checkpoint {}", job.checkpoint())
-        }
-        Input::Upkeep(UpkeepDone::Grown(result)) => format!("page file grown: {result:?}"),
-        Input::Upkeep(_) => "scrubbed".to_string(),
+        Input::CheckpointFull { job } => format!("no room for checkpoint {}", job.checkpoint()),
+        Input::Upkeep(done) => match done {
+            UpkeepDone::Grown(result) => format!("page file grown: {result:?}"),
+            UpkeepDone::Pages(done) => format!("pages scrubbed: {done:?}"),
+            UpkeepDone::Log(_, result) => format!("log scrubbed: {result:?}"),
+        },
         Input::Message(m) => format!("got {}", message(m, name)),
         Input::Unreachable { peer } => format!("unreachable: {}", name(*peer)),
         Input::Refused { peer } => format!("refused by {}", name(*peer)),
@@ -125,8 +126,11 @@ pub fn effect(effect: &Effect, name: impl Fn(u64) -> String) -> String {
         Effect::ReadLog { from, .. } => format!("reads the log from {from}"),
         Effect::Fetch(_) => "fetches pages".to_string(),
         Effect::Checkpoint(job) => format!("begins checkpoint {}", job.checkpoint()),
-        Effect::Upkeep(UpkeepJob::Grow(_)) => "grows the page file".to_string(),
-        Effect::Upkeep(_) => "scrubs".to_string(),
+        Effect::Upkeep(job) => match job {
+            UpkeepJob::Grow(_) => "grows the page file".to_string(),
+            UpkeepJob::ScrubPages(_) => "scrubs pages".to_string(),
+            UpkeepJob::ScrubLog(_) => "scrubs the log".to_string(),
+        },
         Effect::Send(m) => format!("sends {}", message(m, name)),
         Effect::AskPeer { ask, peer, request } => {
             format!("asks {} ({ask}): {request:?}", name(*peer))
@@ -205,7 +209,11 @@ pub fn mix_effect(effect: &Effect, trace: &mut Trace) {
         Effect::ReadLog { from, .. } => trace.mix(from ^ 6 << 60),
         Effect::Fetch(_) => trace.mix(7),
         Effect::Checkpoint(job) => trace.mix(job.checkpoint() ^ 8 << 60),
-        Effect::Upkeep(_) => trace.mix(16),
+        Effect::Upkeep(job) => trace.mix(match job {
+            UpkeepJob::Grow(_) => 16,
+            UpkeepJob::ScrubPages(_) => 17,
+            UpkeepJob::ScrubLog(_) => 18,
+        }),
         Effect::Send(m) => {
             trace.mix(9);
             mix_message(m, trace);
@@ -245,9 +253,13 @@ pub fn mix_input(input: &Input, trace: &mut Trace) {
         Input::LogFile { tag, result } => (5, tag * 2 + u64::from(result.is_ok())),
         Input::LogRead { from, result } => (6, from * 2 + u64::from(result.is_ok())),
         Input::Fetched { .. } => (7, 0),
-        Input::CheckpointFull { job } => (26, job.checkpoint()),
-        Input::Upkeep(_) => (27, 0),
         Input::Checkpointed { result } => (8, u64::from(result.is_ok())),
+        Input::CheckpointFull { job } => (32, job.checkpoint()),
+        Input::Upkeep(done) => match done {
+            UpkeepDone::Grown(result) => (33, u64::from(result.is_ok())),
+            UpkeepDone::Pages(done) => (34, done.verified_pages),
+            UpkeepDone::Log(_, result) => (35, u64::from(result.is_ok())),
+        },
         Input::Message(m) => {
             mix_message(m, trace);
             (9, 0)

@@ -129,10 +129,11 @@ impl Clients {
         let promoted = self.run(program, 0, &promote);
         let remove = ["member", "remove", &hex, "-w", format];
         let removed = self.change(program, &remove).await;
-        let printed = [added, updated, promoted, removed].into_iter();
-        let shown = |one: Printed| {
-            let one = match format {
-                "protobuf" => without_id(one, id),
+        let printed = [added, updated, promoted, removed].into_iter().enumerate();
+        let shown = |(step, one): (usize, Printed)| {
+            let one = match (format, step) {
+                ("protobuf", 0) => addition_without(one, id),
+                ("protobuf", _) => members_without(one, id),
                 _ => one
                     .with(&format!("{id:16x}"), "HEX")
                     .with(&id.to_string(), "ID"),
@@ -151,16 +152,10 @@ impl Clients {
     }
 }
 
-/// A list of members without the URLs and the id of the new one. All responses to changes have their members in field 2 or 3,
-/// so that the one with a `member` field reads the others too.
-fn without_id(mut printed: Printed, id: u64) -> Printed {
-    let Ok(mut answer) = pb::MemberAddResponse::decode(&printed.stdout[..]) else {
-        // A list whose second field holds more than one member.
-        return Printed {
-            stdout: members_without(&printed.stdout, id),
-            ..printed
-        };
-    };
+/// The response to an addition without the id and the URLs of the new member.
+fn addition_without(mut printed: Printed, id: u64) -> Printed {
+    let answer = pb::MemberAddResponse::decode(&printed.stdout[..]);
+    let mut answer = answer.expect("the response to an addition");
     for member in answer.member.iter_mut().chain(&mut answer.members) {
         anonymous(member, id);
     }
@@ -168,12 +163,15 @@ fn without_id(mut printed: Printed, id: u64) -> Printed {
     printed
 }
 
-fn members_without(message: &[u8], id: u64) -> Vec<u8> {
-    let mut answer = pb::MemberListResponse::decode(message).expect("a list of members");
+/// The same of any other change: they all have the members where a list has them.
+fn members_without(mut printed: Printed, id: u64) -> Printed {
+    let answer = pb::MemberListResponse::decode(&printed.stdout[..]);
+    let mut answer = answer.expect("a list of members");
     for member in &mut answer.members {
         anonymous(member, id);
     }
-    answer.encode_to_vec()
+    printed.stdout = answer.encode_to_vec();
+    printed
 }
 
 fn anonymous(member: &mut pb::Member, id: u64) {

@@ -1,13 +1,12 @@
 //! Clusters of three and five real members: what they promise while members are killed, stopped, cut off, added and removed.
 //!
 //! Most tests run writers (`ringd_tests::load`) that remember what they were told, and end by comparing all members with
-//! one another and with that. `RINGD_SEED` repeats a run's choices, `RINGD_KILL_CYCLES` and `RINGD_PARTITION_CYCLES` make
-//! the random ones longer. `RINGD_TEST_SERVER=/path/to/etcd` runs the same against etcd.
+//! one another and with that. `RINGD_SEED` repeats a run's choices, `RINGD_KILL_CYCLES`, `RINGD_PAUSE_CYCLES` and
+//! `RINGD_PARTITION_CYCLES` make the repeated ones longer. `RINGD_TEST_SERVER=/path/to/etcd` runs the same against etcd.
 
 mod clients;
 mod growing;
 mod membership;
-mod mixed;
 mod partitions;
 mod pauses;
 mod restarts;
@@ -59,7 +58,7 @@ fn refusal(code: i32, message: &str) -> Refusal {
     }
 }
 
-/// Every `RINGD_*_CYCLES` more makes a random test that much longer.
+/// How often a test repeats what it does.
 fn cycles(variable: &str, usual: u64) -> u64 {
     ringd_tests::random::amount(variable, usual)
 }

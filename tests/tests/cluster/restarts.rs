@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message as _;
+use proto::etcdserverpb as pb;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom as _;
 use rand::{Rng as _, SeedableRng as _};
+use ringd_tests::client::Client;
 use ringd_tests::cluster::{Cluster, Plan};
 use ringd_tests::random::seed;
-use ringd_tests::server::ended_well;
+use ringd_tests::server::{ended_well, PATIENCE};
+use ringd_tests::transport::Stream;
 use ringd_tests::witness::for_a_while;
 
 use super::{cycles, load, seconds_since, settle};
@@ -126,4 +130,72 @@ async fn a_member_that_lost_its_disk_is_replaced() {
         load.progress(50).await;
     }
     settle(&cluster, load).await;
+}
+
+/// A watcher of one member, which goes on behind what it has seen when the member comes back.
+struct Watcher {
+    stream: Stream,
+    seen: Vec<(i64, String)>,
+}
+
+const END: &str = "seen/end";
+
+impl Watcher {
+    fn on(client: &Client) -> Self {
+        Self {
+            stream: client.watch("seen/", 1),
+            seen: Vec::new(),
+        }
+    }
+
+    fn resume(&mut self, client: &Client) {
+        let last = self.seen.last().map_or(0, |(revision, _)| *revision);
+        self.stream = client.watch("seen/", last + 1);
+    }
+
+    /// Takes what has come until nothing comes for a while, the stream ends, or the last key is there.
+    async fn take(&mut self, wait: Duration) {
+        while self.seen.last().is_none_or(|(_, key)| key != END) {
+            let Some(Ok(message)) = self.stream.next(wait).await else {
+                return;
+            };
+            let message = pb::WatchResponse::decode(message).expect("a watch response");
+            for event in message.events {
+                let kv = event.kv.expect("an event has a key");
+                let key = String::from_utf8_lossy(&kv.key).into_owned();
+                self.seen.push((kv.mod_revision, key));
+            }
+        }
+    }
+}
+
+/// Every watcher sees every revision once and in order, whatever happens to leaders and to its own member.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watches_miss_nothing_when_leaders_are_killed() {
+    let mut cluster = Cluster::start(Plan::of(3)).await;
+    let mut watchers: Vec<_> = cluster.clients().iter().map(Watcher::on).collect();
+    for round in 0..3 {
+        let leader = cluster.leader().await;
+        for index in 0..3 {
+            let key = format!("seen/{round}-{index}");
+            cluster.eventually_put(index, &key, "before").await;
+        }
+        cluster.kill(leader);
+        for index in cluster.others(leader) {
+            let key = format!("seen/{round}-{index}");
+            cluster.eventually_put(index, &key, "after").await;
+        }
+        watchers[leader].take(Duration::from_millis(200)).await;
+        cluster.restart(leader).await;
+        watchers[leader].resume(&cluster.client(leader));
+    }
+    cluster.eventually_put(0, END, "v").await;
+    let mut all = Watcher::on(&cluster.client(0));
+    all.take(PATIENCE).await;
+    // A put that was tried again is there twice.
+    assert!(all.seen.len() > 3 * 5, "{:?}", all.seen);
+    for (index, watcher) in watchers.iter_mut().enumerate() {
+        watcher.take(PATIENCE).await;
+        assert_eq!(watcher.seen, all.seen, "the watcher of m{index}");
+    }
 }

@@ -93,6 +93,7 @@ pub struct Front {
     dirty: Vec<u32>,
     events: Vec<Event>,
     has_leader: bool,
+    is_learner: bool,
     leader_watch: LeaderWatch,
 }
 
@@ -113,12 +114,15 @@ impl Front {
             dirty: Vec::new(),
             events: Vec::new(),
             has_leader: false,
+            is_learner: false,
             leader_watch: LeaderWatch::new(election_ns),
         }
     }
 
-    pub fn set_has_leader(&mut self, has_leader: bool) {
+    /// What the member is now decides what calls are refused before anything else is looked at.
+    pub fn set_role(&mut self, has_leader: bool, is_learner: bool) {
         self.has_leader = has_leader;
+        self.is_learner = is_learner;
     }
 
     pub fn connection_count(&self) -> usize {
@@ -432,9 +436,12 @@ impl Front {
         message: Bytes,
         demands: &mut Vec<Demand>,
     ) -> Result<(), Status> {
-        self.refuse_without_leader(metadata)?;
         let method = MethodId::from_number(method)
             .ok_or(Status::new(code::INTERNAL, "method table out of step"))?;
+        if self.is_learner && !services::is_served_by_learners(method, &message) {
+            return Err(RequestError::NotSupportedForLearner.into());
+        }
+        self.refuse_without_leader(metadata)?;
         match services::decode(method, message, &self.limits)? {
             Call::Member(request) => {
                 if matches!(request, Request::RangeStream(_)) {
@@ -464,6 +471,10 @@ impl Front {
     }
 
     fn open_stream(&mut self, call: CallId, method: u16, metadata: &Metadata) {
+        if self.is_learner {
+            let status = RequestError::NotSupportedForLearner.into();
+            return self.end(call, Some(status));
+        }
         if let Err(status) = self.refuse_without_leader(metadata) {
             return self.end(call, Some(status));
         }

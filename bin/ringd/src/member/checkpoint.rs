@@ -231,12 +231,15 @@ impl Member {
         let file = self.store.pages().file_name();
         self.notices.push(match is_full {
             true => format!(
-                "the file system of {file} or of the log is full: only what makes room is accepted, from a reserve. Free                  space, then lift the NOSPACE alarm"
+                "the file system of {file} or of the log is full: only what makes room is accepted, from a reserve. \
+                 Free space, then lift the NOSPACE alarm if it is raised"
             ),
-            false => format!("the file system of {file} and of the log has room again: lift the NOSPACE alarm if it is raised"),
+            false => format!(
+                "the file system of {file} and of the log has room again: lift the NOSPACE alarm if it is raised"
+            ),
         });
         if is_full {
-            self.raise_no_space();
+            self.raise_disk_full();
         }
     }
 

@@ -75,7 +75,7 @@ impl Member {
         configuration.voters.is_only(self.config.member_id) && configuration.learners.is_empty()
     }
 
-    pub(super) fn is_learner(&self) -> bool {
+    pub fn is_learner(&self) -> bool {
         let learners = &self.node.configuration().learners;
         learners.contains(self.config.member_id)
     }

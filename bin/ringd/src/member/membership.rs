@@ -56,6 +56,8 @@ pub(super) struct Changes {
     passed: BTreeMap<u64, Passed>,
     /// Promotions that wait for a leader.
     unpassed: Vec<Passed>,
+    /// Promotions that the leader has made and this member is yet to apply.
+    promoted: Vec<Passed>,
 }
 
 impl Changes {
@@ -63,6 +65,7 @@ impl Changes {
         self.waiting.retain(|waiting| waiting.call != call);
         self.passed.retain(|_, passed| passed.call != call);
         self.unpassed.retain(|passed| passed.call != call);
+        self.promoted.retain(|passed| passed.call != call);
     }
 }
 
@@ -170,8 +173,8 @@ impl Member {
         };
         let text = match result {
             Ok(_) => {
-                let response = self.members_response(Kind::Promote, passed.learner);
-                self.reply(passed.call, Ok(response));
+                self.changes.promoted.push(passed);
+                self.answer_promoted();
                 return true;
             }
             Err(failure) => String::from_utf8_lossy(&failure.body).into_owned(),
@@ -191,6 +194,23 @@ impl Member {
             None => self.changes.unpassed.push(passed), // no leader there any more: again
         }
         true
+    }
+
+    /// Answers promotions once the members that are told are those after it.
+    fn answer_promoted(&mut self) {
+        if self.changes.promoted.is_empty() {
+            return;
+        }
+        let members = self.store.member_list();
+        let is_learner = |id| members.iter().any(|m| m.id == id && m.is_learner);
+        for passed in std::mem::take(&mut self.changes.promoted) {
+            if is_learner(passed.learner) && passed.deadline_ns > self.now_ns {
+                self.changes.promoted.push(passed);
+            } else {
+                let response = self.members_response(Kind::Promote, passed.learner);
+                self.reply(passed.call, Ok(response));
+            }
+        }
     }
 
     /// Proposes a change, or keeps it until the one before it is applied.
@@ -224,6 +244,7 @@ impl Member {
     }
 
     pub(super) fn propose_changes(&mut self, now_ns: u64) {
+        self.answer_promoted();
         for passed in std::mem::take(&mut self.changes.unpassed) {
             if passed.deadline_ns <= now_ns {
                 self.reply(passed.call, Err(RequestError::NoLeader.into()));
@@ -253,6 +274,7 @@ impl Member {
 
     /// A change was applied, or refused by the members as they are; its caller may be here.
     pub(super) fn changed(&mut self, change: &ConfChange, result: Result<(), RequestError>) {
+        self.answer_promoted();
         let id = change.id();
         let at = self
             .changes

@@ -11,6 +11,7 @@
 //! * after a failed log write nothing is acknowledged any more.
 
 mod apply;
+mod auto_compaction;
 mod background;
 mod checkpoint;
 mod cluster;
@@ -331,6 +332,7 @@ pub struct Member {
     watch_streams: BTreeSet<StreamKey>,
     defragmentation: defragment::Defragmentation,
     upkeep: upkeep::Upkeep,
+    auto_compaction: Option<auto_compaction::Schedule>,
     next_tick_ns: u64,
     introduced: Introduction,
     /// There may be more pages resident than the budget allows.
@@ -388,6 +390,7 @@ impl Member {
             watch_streams: BTreeSet::new(),
             defragmentation: defragment::Defragmentation::default(),
             upkeep: upkeep::Upkeep::default(),
+            auto_compaction: None,
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
             evict_due: false,
@@ -600,6 +603,7 @@ impl Member {
         }
         self.retry_full_checkpoint(now_ns);
         self.scrub(now_ns);
+        self.auto_compact(now_ns);
         self.cluster_timers(now_ns);
         self.retry_lease_calls(now_ns);
         self.compare_versions(now_ns);

@@ -223,11 +223,23 @@ impl Member {
     /// Refuses what would exceed the quota, and raises the alarm.
     fn admit(&mut self, cost_bytes: u64) -> Result<(), Status> {
         // An active alarm refuses when the entry is applied, after the checks of form.
-        if self.store.over_quota(cost_bytes) || (cost_bytes > 0 && self.is_at_reserve()) {
+        if cost_bytes > 0 && self.is_at_reserve() {
+            self.raise_disk_full();
+            return Err(RequestError::NoSpace.into());
+        }
+        if self.store.over_quota(cost_bytes) {
             self.raise_no_space();
             return Err(RequestError::NoSpace.into());
         }
         Ok(())
+    }
+
+    /// The alarm stops the writes of the whole cluster until it is lifted. Where others have room that is too much: then this
+    /// member refuses writes while it leads, for as long as its own disk is full.
+    pub(super) fn raise_disk_full(&mut self) {
+        if self.store.members().nth(1).is_none() {
+            self.raise_no_space();
+        }
     }
 
     /// Raises the alarm, unless it is raised or on its way: it is asked for by each refused request, and on a full disk the

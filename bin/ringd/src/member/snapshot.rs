@@ -79,6 +79,9 @@ pub(super) struct Snapshots {
     /// Log indexes that are still wanted behind a transfer, and until when.
     kept: Vec<(u64, u64)>,
     incoming: Option<Incoming>,
+    /// Bytes are being written to the incoming file. Until that ends no other transfer may begin: there is one such file, and
+    /// whoever creates it last has it.
+    is_staging: bool,
     /// A whole copy that Raft was told of.
     offered: Option<Copy>,
     installing: Option<Installing>,
@@ -267,8 +270,11 @@ impl Member {
                 result,
             });
         };
-        if self.snapshots.is_installing() {
+        if self.snapshots.is_installing() || self.snapshots.offered.is_some() {
             return refuse(self, "another snapshot is being installed");
+        }
+        if self.snapshots.is_staging {
+            return refuse(self, "the bytes before are still being written");
         }
         let continues = self.snapshots.incoming.as_mut().filter(|incoming| {
             incoming.id == chunk.id
@@ -276,9 +282,6 @@ impl Member {
                 && (incoming.offset == chunk.offset || planted(Fault::ChunkAnywhere))
         });
         let copy = match continues {
-            Some(incoming) if incoming.copy.is_none() => {
-                return refuse(self, "the bytes before are still being written");
-            }
             Some(incoming) => {
                 incoming.transfer = transfer;
                 incoming.last = chunk.last;
@@ -288,7 +291,6 @@ impl Member {
                 return refuse(self, "there is no such transfer to go on with");
             }
             None => {
-                self.snapshots.offered = None;
                 self.snapshots.incoming = Some(Incoming {
                     id: chunk.id,
                     from: chunk.message.from(),
@@ -301,11 +303,13 @@ impl Member {
                 None
             }
         };
+        self.snapshots.is_staging = true;
         let job = StageJob::new(copy, chunk.bytes);
         self.effects.push(Effect::Stage { transfer, job });
     }
 
     pub(super) fn staged(&mut self, transfer: u64, staged: Box<Staged>) {
+        self.snapshots.is_staging = false;
         let incoming = self.snapshots.incoming.as_mut();
         let Some(incoming) = incoming.filter(|incoming| incoming.transfer == transfer) else {
             return; // a newer transfer took its place
@@ -393,6 +397,8 @@ impl Member {
 
     /// Begins to install once no checkpoint writes to the old file any more.
     pub(super) fn begin_install(&mut self) {
+        // Raft has seen what was offered, and did not want it if it is still here.
+        self.snapshots.offered = None;
         if self.halted || self.checkpoints.is_running() {
             return;
         }

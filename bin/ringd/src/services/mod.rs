@@ -116,6 +116,18 @@ pub fn decode(method: MethodId, message: Bytes, limits: &Limits) -> Result<Call,
     Ok(Call::Member(request))
 }
 
+/// A learner may be behind: it shows what it has where that was asked for, and nothing else.
+pub fn is_served_by_learners(method: MethodId, message: &Bytes) -> bool {
+    match method {
+        MethodId::Status | MethodId::Snapshot => true,
+        // What cannot be read is refused for that.
+        MethodId::Range => {
+            pb::RangeRequest::decode(message.clone()).map_or(true, |range| range.serializable)
+        }
+        _ => false,
+    }
+}
+
 fn concurrency(method: MethodId, message: Bytes) -> Result<Call, Status> {
     Ok(Call::Concurrency(match method {
         MethodId::Lock => Recipe::Lock(parse::<lock::LockRequest>(message)?),
