@@ -12,7 +12,7 @@ use crate::{
 use net::driver::Socket;
 use std::{
     cell::RefCell,
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io,
     net::{SocketAddr, ToSocketAddrs},
     rc::Rc,
@@ -24,6 +24,8 @@ use std::{
 const NAMES_MAX: usize = 64;
 /// How long a name stands for its addresses.
 const NAME_AGE_MAX: Duration = Duration::from_secs(10);
+/// Connections that wait for one name. Above: the oldest, which has been given up by now, is dropped.
+const WAITING_MAX: usize = 16;
 /// Addresses of a name that are tried.
 const ADDRESSES_MAX: usize = 4;
 /// Threads that resolve names. One that hangs at a name server keeps no other name waiting, mostly.
@@ -40,7 +42,7 @@ pub struct Resolver {
     pool: Pool<Completion>,
     known: BTreeMap<String, (Instant, Vec<SocketAddr>)>,
     /// Names that are being resolved.
-    asked: BTreeMap<String, Vec<Dial>>,
+    asked: BTreeMap<String, VecDeque<Dial>>,
 }
 
 impl Resolver {
@@ -62,10 +64,14 @@ impl Resolver {
             return Some((dial, addresses.clone()));
         }
         if let Some(waiting) = self.asked.get_mut(address) {
-            waiting.push(dial);
+            if waiting.len() >= WAITING_MAX {
+                waiting.pop_front();
+            }
+            waiting.push_back(dial);
             return None;
         }
-        self.asked.insert(address.to_owned(), vec![dial]);
+        self.asked
+            .insert(address.to_owned(), VecDeque::from([dial]));
         let name = address.to_owned();
         self.pool.submit(move || {
             let found = name.to_socket_addrs();
@@ -79,7 +85,7 @@ impl Resolver {
     }
 
     /// Takes an answer in and hands out who waited for it.
-    pub fn resolved(&mut self, name: String, addresses: &[SocketAddr]) -> Vec<Dial> {
+    pub fn resolved(&mut self, name: String, addresses: &[SocketAddr]) -> VecDeque<Dial> {
         let waiting = self.asked.remove(&name).unwrap_or_default();
         if addresses.is_empty() {
             return waiting;
