@@ -250,6 +250,10 @@ impl Member {
     }
 
     pub(super) fn retry_full_checkpoint(&mut self, now_ns: u64) {
+        if self.checkpoints.told_full {
+            // Until the log has taken the alarm: nobody may write meanwhile who would bring it about.
+            self.raise_disk_full();
+        }
         let due = |(_, at_ns): &mut (Box<CheckpointJob>, u64)| *at_ns <= now_ns;
         if let Some((job, _)) = self.checkpoints.full.take_if(due) {
             self.effects.push(Effect::Checkpoint(*job));
