@@ -267,9 +267,11 @@ impl World {
         self.input(leader, life, Input::Ask { call, request });
     }
 
-    /// Everything works from now on.
-    pub fn heal(&mut self) {
+    /// Everything works from now on, but for what a stalled disk had begun: that ends with the stall. Returns when the last
+    /// one does.
+    pub fn heal(&mut self) -> u64 {
         self.calm = true;
+        let mut healed = self.now;
         self.say(|| "all is healed".to_string());
         self.network.calm();
         for number in 1..=self.nodes.len() {
@@ -280,9 +282,10 @@ impl World {
             }
             let life = self.node(number).life;
             let node = self.node_mut(number);
-            node.stalled_until = 0;
+            let stalled_until = std::mem::take(&mut node.stalled_until);
             node.write_errors = 0;
             node.full_disk = 0;
+            healed = healed.max(stalled_until);
             if let Some(running) = &mut node.running {
                 running.dies_after = None;
             }
@@ -292,5 +295,6 @@ impl World {
                 self.after(0, Event::Start { node: number });
             }
         }
+        healed
     }
 }

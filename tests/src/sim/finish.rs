@@ -43,9 +43,8 @@ impl World {
         if self.failure.is_some() {
             return;
         }
-        self.heal();
+        let healed = self.heal();
         self.quiet_clients();
-        let healed = self.now;
         while self.failure.is_none() && !self.clients.probe_answered {
             self.disarm_all();
             if self.now > healed + WRITE_WITHIN_NS {
