@@ -137,7 +137,7 @@ async fn no_file_can_grow() {
     assert_eq!(get(&connection, "more").await, Ok(Some("w".into())));
 }
 
-/// A real file system of 400 MB in a name space of the server's own. Needs neither root nor a device, but a kernel that
+/// A real file system of 900 MB in a name space of the server's own. Needs neither root nor a device, but a kernel that
 /// lets users have name spaces; the test above shows the same without.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_small_file_system_is_filled_and_freed() {
@@ -148,7 +148,7 @@ async fn a_small_file_system_is_filled_and_freed() {
     let data = dir.path().join("m0.etcd");
     std::fs::create_dir(&data).expect("a directory");
     let mounted = format!(
-        "mount -t tmpfs -o size=400m none '{}' && chmod 700 '{0}'",
+        "mount -t tmpfs -o size=900m none '{}' && chmod 700 '{0}'",
         data.display()
     );
     let can = std::process::Command::new("unshare")

@@ -68,7 +68,7 @@ async fn requests_beyond_the_bound_are_refused() {
     let connection = server.connect().await;
     put(&connection, "k", b"v").await.expect("a put");
     let before = peak_bytes(&server);
-    shim.control("write stall 1500 0 0 wal");
+    shim.control("write stall 500 0 0 wal");
     let results = flood(&server).await;
     let refused = refused_as_overload(&results);
     let grown = peak_bytes(&server).saturating_sub(before);

@@ -58,6 +58,8 @@ pub(super) struct Checkpoints {
     is_short: bool,
     /// The operator was told that the file system is full.
     told_full: bool,
+    /// The alarm for that is still to be taken by the log.
+    alarm_wanted: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -79,6 +81,7 @@ impl Checkpoints {
             full: None,
             is_short: false,
             told_full: false,
+            alarm_wanted: false,
         }
     }
 
@@ -90,6 +93,10 @@ impl Checkpoints {
     /// Whether the file system has no room for the page file's reserve.
     pub fn set_short(&mut self, is_short: bool) {
         self.is_short = is_short;
+    }
+
+    pub fn alarm_taken(&mut self) {
+        self.alarm_wanted = false;
     }
 
     /// Whether this process has begun none yet.
@@ -238,6 +245,8 @@ impl Member {
                 "the file system of {file} and of the log has room again: lift the NOSPACE alarm if it is raised"
             ),
         });
+        // Once each time: after it was lifted only a refused write raises it again.
+        self.checkpoints.alarm_wanted = is_full;
         if is_full {
             self.raise_disk_full();
         }
@@ -250,8 +259,8 @@ impl Member {
     }
 
     pub(super) fn retry_full_checkpoint(&mut self, now_ns: u64) {
-        if self.checkpoints.told_full {
-            // Until the log has taken the alarm: nobody may write meanwhile who would bring it about.
+        if self.checkpoints.alarm_wanted {
+            // Nobody may write meanwhile who would bring it about.
             self.raise_disk_full();
         }
         let due = |(_, at_ns): &mut (Box<CheckpointJob>, u64)| *at_ns <= now_ns;

@@ -254,6 +254,7 @@ impl Member {
             && self.raise(pb::AlarmType::Nospace)
         {
             self.alarm_again_ns = self.now_ns + ALARM_AGAIN_NS;
+            self.checkpoints.alarm_taken();
         }
     }
 
