@@ -34,6 +34,8 @@ struct State {
     queue: VecDeque<Write>,
     done: Vec<Completion>,
     waker: Option<Waker>,
+    /// Somebody blocks until a write is done.
+    waiting: bool,
     /// A write failed: what is queued is not attempted any more.
     failed: bool,
     stop: bool,
@@ -43,6 +45,7 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     work: Condvar,
+    finished: Condvar,
     stopped: Condvar,
 }
 
@@ -81,6 +84,20 @@ impl WriterThreads {
     pub fn submit(&self, write: Write) {
         self.shared.lock().queue.push_back(write);
         self.shared.work.notify_one();
+    }
+
+    /// Blocks until there are completions, or the time is over; true if there were any.
+    pub fn wait_completions(&self, patience: Duration, out: &mut Vec<Completion>) -> bool {
+        let mut state = self.shared.lock();
+        state.waiting = true;
+        let (mut state, _) = self
+            .shared
+            .finished
+            .wait_timeout_while(state, patience, |state| state.done.is_empty())
+            .unwrap_or_else(PoisonError::into_inner);
+        state.waiting = false;
+        out.append(&mut state.done);
+        !out.is_empty()
     }
 
     /// Moves the completions so far to `out`; true if there were any.
@@ -162,6 +179,9 @@ fn write_all(shared: &Shared, files: &LogFiles) {
             result,
             buf: write.buf,
         });
+        if state.waiting {
+            shared.finished.notify_one();
+        }
         if let Some(waker) = state.waker.take() {
             drop(state);
             waker.wake();

@@ -1,30 +1,23 @@
-//! How log writes reach the device: through writer threads, so that a device that hangs holds up what has to be durable and
-//! nothing else. A single voter with one caller and a device that was fast for a thousand writes writes on the executor: that
-//! saves two thread switches, a tenth of such a put, and may cost the length of one slow write now and then.
+//! How log writes reach the device: through writer threads, for which the executor waits a moment when it has nothing else
+//! to do. It never waits for long: a device that hangs holds up what has to be durable, and nothing else.
 
 use crate::member::Input;
 use engine::page::is_disk_full;
 use engine::wal::{driver::LogFiles, probe, Completion, Probe, Write, WriterThreads};
-use std::{
-    io,
-    sync::Arc,
-    task::Context,
-    time::{Duration, Instant},
-};
+use std::{io, sync::Arc, task::Context, time::Duration};
 
 /// Writer threads: as many writes as the log has in flight.
 const WRITERS: usize = 2;
-/// On a device whose 99.9th percentile is above this at the start, the executor never writes itself.
-const INLINE_P999_NS_MAX: u64 = 10_000_000;
-/// A write that took the executor longer than this, some times what a fast device takes...
-const INLINE_MAX: Duration = Duration::from_millis(2);
-/// ...leaves so many writes to the threads: at most one in a thousand keeps others waiting.
-const INLINE_PENALTY_WRITES: u32 = 1_000;
+/// A device whose 99.9th percentile is above this is never waited for.
+const WAIT_P999_NS_MAX: u64 = 10_000_000;
+/// The executor waits this long for a write: some times what a fast device takes...
+const WAIT_MAX: Duration = Duration::from_millis(2);
+/// ...and after a longer one it does not wait for so many writes.
+const WAIT_PENALTY_WRITES: u32 = 1_000;
 
 /// The setting of `--wal-io`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalIo {
-    /// A single member writes on the executor while the device is fast and one caller waits, else through threads.
     Auto,
     /// The executor never waits.
     Thread,
@@ -36,10 +29,8 @@ pub struct LogIo {
     files: Arc<LogFiles>,
     threads: WriterThreads,
     mode: WalIo,
-    /// Writes that are still left to the threads after a slow one.
+    /// Writes that are still not waited for after a slow one.
     penalty: u32,
-    /// The tags of the writes that the threads have, and since when.
-    threaded: Vec<(u64, Instant)>,
     completions: Vec<Completion>,
 }
 
@@ -56,7 +47,7 @@ impl LogIo {
         };
         let mode = match measured {
             None if mode == WalIo::Auto => WalIo::Thread,
-            Some(found) if found.inline_p999_ns > INLINE_P999_NS_MAX => WalIo::Thread,
+            Some(found) if found.inline_p999_ns > WAIT_P999_NS_MAX => WalIo::Thread,
             _ => mode,
         };
         let log = LogIo {
@@ -64,35 +55,36 @@ impl LogIo {
             files,
             mode,
             penalty: 0,
-            threaded: Vec::new(),
             completions: Vec::new(),
         };
         Ok((log, measured))
     }
 
     /// Carries a write out. `may_wait`: no other member counts on this one's heartbeat; `alone`: nobody else waits for the
-    /// executor, so that it may as well wait for the device. What ends at once goes to `inputs`.
+    /// executor, so that it may as well wait for the device. What ends meanwhile goes to `inputs`.
     pub fn submit(&mut self, write: Write, may_wait: bool, alone: bool, inputs: &mut Vec<Input>) {
-        let inline = match self.mode {
-            WalIo::Inline => may_wait,
-            // What the threads wait for, the executor would wait for as well.
-            WalIo::Auto => may_wait && alone && self.penalty == 0 && self.threaded.is_empty(),
-            WalIo::Thread => false,
-        };
-        self.penalty = self.penalty.saturating_sub(1);
-        let began = Instant::now();
-        if !inline {
-            self.threaded.push((write.tag, began));
-            self.threads.submit(write);
+        if may_wait && self.mode == WalIo::Inline {
+            let result = self.files.write_inline(&write);
+            inputs.push(Input::LogWritten {
+                tag: write.tag,
+                result,
+                buffer: write.buf,
+            });
             return;
         }
-        let result = self.files.write_inline(&write);
-        self.judge(began);
-        inputs.push(Input::LogWritten {
-            tag: write.tag,
-            result,
-            buffer: write.buf,
-        });
+        self.threads.submit(write);
+        let waits = may_wait && alone && self.mode == WalIo::Auto && self.penalty == 0;
+        self.penalty = self.penalty.saturating_sub(1);
+        if !waits {
+            return;
+        }
+        if !self
+            .threads
+            .wait_completions(WAIT_MAX, &mut self.completions)
+        {
+            self.penalty = WAIT_PENALTY_WRITES;
+        }
+        self.convert(inputs);
     }
 
     /// Moves the completions of the threads to `inputs`; without any, remembers whom to wake.
@@ -109,20 +101,7 @@ impl LogIo {
         self.convert(inputs);
     }
 
-    fn judge(&mut self, began: Instant) {
-        if began.elapsed() > INLINE_MAX {
-            self.penalty = INLINE_PENALTY_WRITES;
-        }
-    }
-
     fn convert(&mut self, inputs: &mut Vec<Input>) {
-        for done in 0..self.completions.len() {
-            let tag = self.completions[done].tag;
-            if let Some(at) = self.threaded.iter().position(|(t, _)| *t == tag) {
-                let (_, began) = self.threaded.swap_remove(at);
-                self.judge(began);
-            }
-        }
         inputs.extend(self.completions.drain(..).map(|done| Input::LogWritten {
             tag: done.tag,
             result: done.result,
