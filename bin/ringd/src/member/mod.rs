@@ -24,6 +24,7 @@ mod membership;
 mod peer_port;
 mod propose;
 mod read;
+mod room;
 mod snapshot;
 mod upkeep;
 mod watch;
@@ -316,6 +317,8 @@ pub struct Member {
     passed: propose::Passed,
     /// Proposals that found no leader.
     leaderless: VecDeque<(Box<InternalRaftRequest>, Caller)>,
+    /// Proposals that found no room.
+    waiting: room::Queue,
     reads: Reads,
     background: background::Background,
     checkpoints: checkpoint::Checkpoints,
@@ -377,6 +380,7 @@ impl Member {
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
+            waiting: room::Queue::default(),
             reads: Reads::default(),
             background: background::Background::default(),
             leases: lease::Leases::default(),
@@ -417,7 +421,7 @@ impl Member {
 
     /// Calls that wait for the log or for a read round.
     pub fn calls_waiting(&self) -> usize {
-        self.proposals.len() + self.reads.waiting()
+        self.proposals.len() + self.waiting.len() + self.reads.waiting()
     }
 
     pub fn store(&self) -> &Store {
@@ -491,6 +495,7 @@ impl Member {
         let (applied_before, _) = self.store.applied();
         let answers_before = self.effects.len();
         self.begin_round();
+        self.admit_waiting(now_ns);
         loop {
             self.drain_ready(now_ns);
             self.apply_committed(now_ns);
