@@ -264,6 +264,45 @@ fn damage_on_the_way_is_never_installed() {
     assert!(StageJob::new(None, longer.into()).run(&dir).result.is_err());
 }
 
+/// Bytes that are taken at another place than their own, be they repeated, left out or exchanged, and be it at the very
+/// borders of pieces: no such stream is ever taken for whole.
+#[test]
+fn bytes_at_a_wrong_place_never_make_a_copy() {
+    let (_, mut store) = filled(11, 900);
+    let source = source(&mut store);
+    let sound = stream(&source);
+    let mut borders = source.piece_offsets();
+    borders.truncate(8);
+    borders.extend([0, 1, 4096, sound.len() as u64 / 2, sound.len() as u64 - 4]);
+    let mut tried = 0;
+    for from in &borders {
+        for to in &borders {
+            let (from, to) = (*from as usize, *to as usize);
+            if from >= to {
+                continue;
+            }
+            let (head, part, tail) = (&sound[..from], &sound[from..to], &sound[to..]);
+            for wrong in [
+                [head, part, part, tail].concat(),
+                [head, tail].concat(),
+                [head, tail, part].concat(),
+                [part, head, tail].concat(),
+            ] {
+                if wrong == sound {
+                    continue;
+                }
+                let file = Arc::new(SimFile::new());
+                let mut copy = Copy::new(file);
+                let refused = copy.take(&wrong).is_err() || !copy.is_whole();
+                assert!(refused, "{from}..{to} of {}", sound.len());
+                assert!(copy.finish(&[]).is_err());
+                tried += 1;
+            }
+        }
+    }
+    assert!(tried > 100, "{tried} streams");
+}
+
 #[test]
 fn a_page_that_is_damaged_at_its_origin_is_refused_by_name() {
     let (file, mut theirs) = filled(8, 200);

@@ -25,7 +25,7 @@ const REPEATED_SEEDS: u64 = 20;
 const REPEATED_NS: u64 = 60_000_000_000;
 
 /// What every run of this size must have met; a kind that is missing means that the simulator lost it.
-const MET: [&str; 26] = [
+const MET: [&str; 30] = [
     "bit rot in the log",
     "bit rot in the pages",
     "checkpoint",
@@ -41,11 +41,15 @@ const MET: [&str; 26] = [
     "leader transfer",
     "learner added",
     "learner promoted",
+    "log flush that lied",
     "log write error",
     "machine paused",
     "message lost",
     "message repeated",
+    "misdirected log write",
+    "misdirected page write",
     "one-way partition",
+    "page flush that lied",
     "pair cut",
     "partition",
     "power loss",

@@ -15,8 +15,8 @@ pub enum Fault {
     CheckpointAhead,
     /// A proposal is handed to Raft twice.
     ProposeTwice,
-    /// Bytes of a snapshot are taken whatever place they belong to.
-    ChunkAnywhere,
+    /// What Raft gives out while a snapshot is being installed is logged at once, and not behind the snapshot.
+    InstallOvertaken,
     /// A snapshot may begin to come in while another one is being written. Once a bug.
     TransfersOverlap,
     /// Pages are evicted at each fetch, before whoever waits for them tries again. Once a bug.

@@ -221,6 +221,12 @@ fn decode_header(header: &[u8]) -> Result<Announced, CopyError> {
 }
 
 impl CopySource {
+    /// Where the pieces begin in the stream.
+    pub fn piece_offsets(&self) -> Vec<u64> {
+        let pieces = self.layout.pieces.iter();
+        pieces.map(|(offset, _)| *offset).collect()
+    }
+
     /// Length of the stream.
     pub fn bytes(&self) -> u64 {
         self.layout.bytes

@@ -2,8 +2,8 @@
 //!
 //! `ringd-sim --seconds 600` runs seeds until the time is over and ends with the first failure; `--seed N` runs one and
 //! prints the last events, `--tell N` of them; `--first N` and `--last N` say where to begin and to end, `--minutes N` how much simulated time a
-//! seed has. With the feature `planted-bugs`, `--planted` breaks one rule after another and tells how many seeds it took to
-//! notice, and `--plant NAME` breaks one.
+//! seed has. With the feature `planted-bugs`, `--planted` breaks one rule after another and ends with a table of the seeds at
+//! which that was noticed, and `--plant NAME` breaks one.
 
 use std::time::{Duration, Instant};
 
@@ -70,28 +70,57 @@ fn arguments() -> Result<Arguments, String> {
     Ok(found)
 }
 
-/// Plants each bug in turn and tells after how many seeds it showed.
+/// Plants each bug, one per core at a time, and tells at which seed it showed.
 #[cfg(feature = "planted-bugs")]
 fn find_planted(arguments: &Arguments) {
-    let mut missed = 0;
+    use sim::planted::{find, ALL, SEEDS_MAX};
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        Mutex,
+    };
     std::panic::set_hook(Box::new(|_| {}));
-    for bug in sim::planted::ALL {
+    let next = AtomicUsize::new(0);
+    let table = Mutex::new(vec![String::new(); ALL.len()]);
+    let missed = AtomicUsize::new(0);
+    let hunt = || loop {
+        let at = next.fetch_add(1, Ordering::Relaxed);
+        let Some(bug) = ALL.get(at) else { return };
         let begun = Instant::now();
-        let found = sim::planted::find(bug, arguments.first, arguments.duration_ns);
+        let found = find(*bug, arguments.first, arguments.duration_ns);
         let seconds = begun.elapsed().as_secs();
-        match found {
+        let name = format!("{bug:?}");
+        let line = match found {
             Some(found) => {
-                let line = found.failure.lines().next().unwrap_or_default();
-                let shown: String = line.chars().take(160).collect();
-                println!("{bug:?}: {} seeds, {seconds} s: {shown}", found.seeds);
+                let why = found.failure.lines().next().unwrap_or_default();
+                let why: String = why.chars().take(120).collect();
+                let seed = arguments.first + found.seeds - 1;
+                format!("{name:<28} {seed:>6} {seconds:>6} s  {why}")
             }
             None => {
-                missed += 1;
-                let most = sim::planted::SEEDS_MAX;
-                println!("{bug:?}: not found in {most} seeds, {seconds} s");
+                missed.fetch_add(1, Ordering::Relaxed);
+                format!("{name:<28}  never {seconds:>6} s  not noticed in {SEEDS_MAX} seeds")
             }
+        };
+        eprintln!("{line}");
+        if let Ok(mut table) = table.lock() {
+            table[at] = line;
         }
+    };
+    std::thread::scope(|scope| {
+        let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
+        for _ in 0..cores {
+            scope.spawn(hunt);
+        }
+    });
+    println!(
+        "{:<28} {:>6} {:>8}  what was noticed",
+        "planted bug", "seed", "time"
+    );
+    for line in table.into_inner().unwrap_or_default() {
+        println!("{line}");
     }
+    let missed = missed.into_inner();
+    println!("{} of {} noticed", ALL.len() - missed, ALL.len());
     std::process::exit(i32::from(missed > 0));
 }
 

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use engine::page::{Keep, PageDir, PageFile, SimFile};
+use engine::page::{Keep, PageDir, PageFile, SimFile, PAGE_BYTES};
 use engine::wal::{FileOp, FileOpKind, LogDir, MemoryDir, SegmentFile, SegmentId, Write};
 use ringd::bootstrap::assemble::LogMedium;
 
@@ -178,22 +178,90 @@ impl Disk {
         Some((write, result))
     }
 
-    /// Flips a bit of what is durable, and says of what.
+    /// Damages what is durable, and says what and how: a bit flips, a write went to the place of another one, or one that was
+    /// reported as flushed never arrived.
     pub fn rot(&mut self, chance: &mut Chance) -> Option<&'static str> {
-        if chance.percent(50) {
-            let pages = self.pages.pages();
-            let len = pages.len().ok().filter(|len| *len > 0)?;
-            let bit = 1 << chance.below(8);
-            pages.damage(chance.below(len), |byte| byte ^ bit);
-            return Some("bit rot in the pages");
+        let in_pages = chance.percent(50);
+        match (in_pages, chance.below(4)) {
+            (true, 0) => self.misdirect_page(chance),
+            (true, 1) => self.lose_page(chance),
+            (true, _) => self.flip_in_pages(chance),
+            (false, 0) => self.misdirect_batch(chance),
+            (false, 1) => self.lose_batch(chance),
+            (false, _) => self.flip_in_log(chance),
         }
-        let old = self.written.len().checked_sub(WRITES_CLAIMED_AFTER)?;
-        let (segment, offset, len) = *self.written.get(chance.below(old.max(1) as u64) as usize)?;
+    }
+
+    fn flip_in_pages(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        let pages = self.pages.pages();
+        let len = pages.len().ok().filter(|len| *len > 0)?;
+        let bit = 1 << chance.below(8);
+        pages.damage(chance.below(len), |byte| byte ^ bit);
+        Some("bit rot in the pages")
+    }
+
+    fn flip_in_log(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        let (segment, offset, len) = self.claimed_batch(chance)?;
         let at = offset + chance.below(len as u64);
         let mut files = self.log.0.files();
         let byte = files.get_mut(&segment)?.get_mut(at as usize)?;
         *byte ^= 1 << chance.below(8);
         Some("bit rot in the log")
+    }
+
+    /// A batch that later ones claim, so that its loss shows.
+    fn claimed_batch(&self, chance: &mut Chance) -> Option<(SegmentId, u64, usize)> {
+        let old = self.written.len().checked_sub(WRITES_CLAIMED_AFTER)?;
+        let at = chance.below(old.max(1) as u64) as usize;
+        self.written.get(at).copied()
+    }
+
+    /// One batch lies where another one was, perhaps in another segment.
+    fn misdirect_batch(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        let (to, to_offset, to_len) = self.claimed_batch(chance)?;
+        let other = chance.below(self.written.len() as u64) as usize;
+        let (from, from_offset, from_len) = self.written.get(other).copied()?;
+        if (from, from_offset) == (to, to_offset) {
+            return None;
+        }
+        let mut batch = vec![0; from_len.min(to_len)];
+        self.log.0.read_at(from, from_offset, &mut batch).ok()?;
+        self.log.0.write_at(to, to_offset, &batch).ok()?;
+        Some("misdirected log write")
+    }
+
+    fn lose_batch(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        let (segment, offset, len) = self.claimed_batch(chance)?;
+        self.log.0.write_at(segment, offset, &vec![0; len]).ok()?;
+        Some("log flush that lied")
+    }
+
+    /// Offset of some page.
+    fn some_page(&self, chance: &mut Chance) -> Option<u64> {
+        let pages = self.pages.pages().len().ok()? / PAGE_BYTES as u64;
+        (pages > 0).then(|| chance.below(pages) * PAGE_BYTES as u64)
+    }
+
+    fn overwrite_page(&self, offset: u64, content: &[u8]) {
+        let pages = self.pages.pages();
+        for (at, byte) in (offset..).zip(content) {
+            pages.damage(at, |_| *byte);
+        }
+    }
+
+    /// One page lies where another one was.
+    fn misdirect_page(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        let (from, to) = (self.some_page(chance)?, self.some_page(chance)?);
+        let mut content = vec![0; PAGE_BYTES];
+        self.pages.pages().read_at(from, &mut content).ok()?;
+        self.overwrite_page(to, &content);
+        (from != to).then_some("misdirected page write")
+    }
+
+    fn lose_page(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        let page = self.some_page(chance)?;
+        self.overwrite_page(page, &[0; PAGE_BYTES]);
+        Some("page flush that lied")
     }
 
     /// Ends a file operation. On a full disk nothing new can be made.

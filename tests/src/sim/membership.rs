@@ -176,7 +176,7 @@ impl World {
         }
     }
 
-    /// A bit of a disk flips. One machine at a time: the others have everything.
+    /// A disk loses or garbles what it had. One machine at a time: the others have everything.
     pub fn rot(&mut self) {
         let members = self.members();
         let settled = self.nodes.iter().all(|node| match node.standing {

@@ -147,7 +147,7 @@ impl Generator<'_> {
                 true => Bytes::new(),
                 false => range_end,
             },
-            limit: self.chance.below(4) as i64,
+            limit: self.chance.below(4) as i64 * i64::from(!self.plan.wide_ranges),
             keys_only: self.chance.percent(10),
             count_only: self.chance.percent(10),
             ..Default::default()

@@ -58,7 +58,7 @@ mod on {
         Plant::Member(InMember::ReadUnapplied),
         Plant::Member(InMember::CheckpointAhead),
         Plant::Member(InMember::ProposeTwice),
-        Plant::Member(InMember::ChunkAnywhere),
+        Plant::Member(InMember::InstallOvertaken),
         Plant::Member(InMember::TransfersOverlap),
         Plant::Member(InMember::EvictAtOnce),
         Plant::Shell(Shell::DirSyncForgotten),

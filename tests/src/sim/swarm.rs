@@ -9,6 +9,8 @@ pub const TICK_NS: u64 = 100 * MILLISECOND_NS;
 pub const ELECTION_TICKS: u32 = 10;
 /// Ten simulated minutes.
 pub const DURATION_NS: u64 = 600 * SECOND_NS;
+/// Seeds with a crowd of readers.
+const CROWDED_PERCENT: u64 = 8;
 /// Clocks run at least this slow and at most this fast, in nanoseconds per million.
 pub const RATE_MIN: u64 = 900_000;
 pub const RATE_MAX: u64 = 1_100_000;
@@ -89,6 +91,8 @@ pub struct ClientPlan {
     /// Weights of the operations.
     pub weights: [(Operation, u64); Operation::ALL.len()],
     pub ttl_max_s: u64,
+    /// Ranges have no limit, and most of them are long.
+    pub wide_ranges: bool,
 }
 
 impl ClientPlan {
@@ -140,13 +144,41 @@ impl Swarm {
         let mut chance = Chance::stream(seed, 1);
         let chance = &mut chance;
         let members = *chance.pick(&[1, 3, 3, 3, 3, 3, 5, 5]);
-        Swarm {
+        let mut swarm = Swarm {
             members,
             duration_ns,
             network: draw_network(chance),
             faults: draw_faults(chance, members),
             member: draw_member(chance),
             clients: draw_clients(chance),
+        };
+        // Drawn apart, so that the others are what they were without it.
+        if Chance::stream(seed, 8).percent(CROWDED_PERCENT) {
+            swarm.crowd();
+        }
+        swarm
+    }
+
+    /// Many readers of much where next to nothing may stay in memory, so that they meet absent pages side by side.
+    fn crowd(&mut self) {
+        self.member.resident_bytes = 8 << 10;
+        self.member.page_max_ns = 200_000;
+        self.member.turn_max_ns = 5 * MILLISECOND_NS;
+        let clients = &mut self.clients;
+        clients.workers = 16;
+        clients.think_ns = 500 * MILLISECOND_NS;
+        clients.keys = 60;
+        clients.value_bytes_max = 3_000;
+        clients.wide_ranges = true;
+        for (operation, weight) in &mut clients.weights {
+            // What was written last is in memory anyway.
+            *weight = match operation {
+                Operation::OldRange => 60,
+                Operation::Put => 20,
+                Operation::Range | Operation::StaleRange => 10,
+                Operation::Compact | Operation::Defragment => 0,
+                _ => *weight / 4,
+            };
         }
     }
 }
@@ -260,5 +292,6 @@ fn draw_clients(chance: &mut Chance) -> ClientPlan {
         value_bytes_max,
         weights,
         ttl_max_s: *chance.pick(&[2, 5, 12]),
+        wide_ranges: false,
     }
 }

@@ -279,7 +279,7 @@ impl Member {
         let continues = self.snapshots.incoming.as_mut().filter(|incoming| {
             incoming.id == chunk.id
                 && incoming.from == chunk.message.from()
-                && (incoming.offset == chunk.offset || planted(Fault::ChunkAnywhere))
+                && incoming.offset == chunk.offset
         });
         let copy = match continues {
             Some(incoming) => {
@@ -384,6 +384,9 @@ impl Member {
         hard_state: Option<HardState>,
         entries: &[Entry],
     ) -> bool {
+        if planted(Fault::InstallOvertaken) {
+            return false;
+        }
         let Some(installing) = &mut self.snapshots.installing else {
             return false;
         };
