@@ -47,8 +47,11 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 const PULSE_NS_MAX: u64 = 50_000_000;
 /// How long a stop waits for answers to leave.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
-/// Checkpoint runs go out at this pace, so that the log keeps the disk to itself.
+/// Checkpoint runs go out at this pace, so that the log keeps the disk to itself; faster only where the next checkpoint
+/// would be due before this one is done.
 const CHECKPOINT_BYTES_PER_S: u64 = 50 << 20;
+/// How often a pause in between asks whether there still is time for it.
+const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_millis(5);
 /// What a run of its own costs the disk, however short it is.
 const CHECKPOINT_RUN_BYTES: u64 = 12 << 10;
 /// Pool threads for page fetches, checkpoints and log files.
@@ -499,8 +502,11 @@ fn run_checkpoint(mut job: CheckpointJob) -> Input {
                 let due = Duration::from_nanos(
                     written.saturating_mul(1_000_000_000) / CHECKPOINT_BYTES_PER_S,
                 );
-                if let Some(early) = due.checked_sub(begun.elapsed()) {
-                    std::thread::sleep(early);
+                while let Some(early) = due.checked_sub(begun.elapsed()) {
+                    if job.is_behind() {
+                        break;
+                    }
+                    std::thread::sleep(early.min(CHECKPOINT_PAUSE_MAX));
                 }
             }
             Ok(Progress::Finished(done)) => return Input::Checkpointed { result: Ok(done) },
