@@ -96,6 +96,10 @@ impl Member {
         self.client.clone()
     }
 
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// Its id; known once it has served.
     pub fn id(&self) -> u64 {
         *self.id.get().expect("a member that has served")

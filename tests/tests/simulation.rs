@@ -25,7 +25,7 @@ const REPEATED_SEEDS: u64 = 20;
 const REPEATED_NS: u64 = 60_000_000_000;
 
 /// What every run of this size must have met; a kind that is missing means that the simulator lost it.
-const MET: [&str; 26] = [
+const MET: [&str; 28] = [
     "bit rot in the log",
     "bit rot in the pages",
     "checkpoint",
@@ -43,6 +43,8 @@ const MET: [&str; 26] = [
     "learner promoted",
     "log write error",
     "machine paused",
+    "member has its data again",
+    "member without its data started",
     "message lost",
     "message repeated",
     "one-way partition",

@@ -11,6 +11,7 @@ mod fetch;
 mod found;
 mod grpc;
 mod join;
+mod refetch;
 pub mod resolve;
 mod srv;
 #[cfg(test)]
@@ -24,11 +25,11 @@ use crate::{
     member::{self, Member},
     peers, warn,
 };
-use assemble::{Assembled, Origin, Plan};
+use assemble::{Assembled, Origin, Plan, RealDisk};
 use dns::NameServers;
 use engine::{
     lease,
-    page::{Options as PageOptions, PageDir, RealDir, RealFile},
+    page::{Options as PageOptions, PageDir, RealDir},
     store,
     wal::{self, driver::LogFiles, Identity},
     watch,
@@ -42,6 +43,8 @@ use std::{
 
 /// Name of the page file in the member's directory.
 const PAGE_FILE: &str = "store.pages";
+/// And of what says which terms this member may have promised something in.
+const PROMISES_FILE: &str = "promises";
 /// The server version that clients see: the etcd release whose behaviour this is.
 pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
@@ -94,8 +97,8 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     let path = config.member_dir().join(PAGE_FILE);
     refuse_etcds_data(config, &path)?;
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
-    let file =
-        RealFile::open_or_create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let promises = config.member_dir().join(PROMISES_FILE);
+    let disk = RealDisk::new(&path, files.clone(), &promises);
     let ticks = (
         config.election_ticks(),
         config.heartbeat_interval_ms * 1_000_000,
@@ -107,14 +110,13 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         raft: raft_config(config)?,
         member: |ids| member_config(config, ids),
     };
-    let file = Arc::new(file);
     let originate = || originate(config, &surroundings);
     let mut assembled = match config.force_new_cluster {
-        false => assemble::open(plan, file, &*files, originate)?,
+        false => assemble::open(plan, &disk, originate)?,
         true => {
             let urls = config.initial_advertise_peer_urls.iter();
             let urls: Vec<String> = urls.map(ToString::to_string).collect();
-            assemble::open_alone(plan, file, &*files, originate, &urls)?
+            assemble::open_alone(plan, &disk, originate, &urls)?
         }
     };
     announce(config, &assembled, log);
