@@ -60,6 +60,9 @@ const UNCOMMITTED_SHARE: u64 = 8;
 /// Entries that are not durable in the own log: so many bytes, and as long as others have them durable for so long.
 const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
 const UNDURABLE_MS_MAX: u64 = 5_000;
+/// Changed pages that begin a checkpoint take this part of the memory limit at most: while one is written, several times as
+/// many are held.
+const DIRTY_SHARE: u64 = 32;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
@@ -243,6 +246,13 @@ fn page_options() -> PageOptions {
     }
 }
 
+fn checkpoint_thresholds() -> member::Thresholds {
+    let mut thresholds = member::Thresholds::default();
+    let share = crate::process::memory_limit_bytes() / DIRTY_SHARE;
+    thresholds.dirty_bytes = thresholds.dirty_bytes.min(share);
+    thresholds
+}
+
 /// Without the node's id, which the log or the founding says.
 fn raft_config(config: &Config) -> Result<raft::Config, Failure> {
     let mut raft = raft::Config::new(0);
@@ -330,7 +340,7 @@ fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failu
         seed: random_u64()?,
         strict_reconfig_check: config.strict_reconfig_check,
         unix_ms,
-        checkpoint: member::Thresholds::default(),
+        checkpoint: checkpoint_thresholds(),
     })
 }
 

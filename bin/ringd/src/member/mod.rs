@@ -25,6 +25,7 @@ mod peer_port;
 mod promises;
 mod propose;
 mod read;
+mod room;
 mod snapshot;
 mod upkeep;
 mod watch;
@@ -326,6 +327,8 @@ pub struct Member {
     passed: propose::Passed,
     /// Proposals that found no leader.
     leaderless: VecDeque<(Box<InternalRaftRequest>, Caller)>,
+    /// Proposals that found no room.
+    waiting: room::Queue,
     reads: Reads,
     background: background::Background,
     checkpoints: checkpoint::Checkpoints,
@@ -388,6 +391,7 @@ impl Member {
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
+            waiting: room::Queue::default(),
             reads: Reads::default(),
             background: background::Background::default(),
             leases: lease::Leases::default(),
@@ -429,7 +433,7 @@ impl Member {
 
     /// Calls that wait for the log or for a read round.
     pub fn calls_waiting(&self) -> usize {
-        self.proposals.len() + self.reads.waiting()
+        self.proposals.len() + self.waiting.len() + self.reads.waiting()
     }
 
     pub fn store(&self) -> &Store {
@@ -503,6 +507,7 @@ impl Member {
         let (applied_before, _) = self.store.applied();
         let answers_before = self.effects.len();
         self.begin_round();
+        self.admit_waiting(now_ns);
         loop {
             self.drain_ready(now_ns);
             self.apply_committed(now_ns);
