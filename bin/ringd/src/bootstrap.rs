@@ -135,8 +135,14 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         .member
         .set_scrub_interval(config.scrub_interval_ns);
     assembled.member.set_auto_compaction(config.auto_compaction);
+    let node = assembled.member.node();
+    let standing = net::peer::Standing {
+        life: random_u64()?,
+        term: node.term(),
+        index: node.last_index(),
+    };
     Ok(Start {
-        peers: peers_config(config, assembled.ids),
+        peers: peers_config(config, assembled.ids, standing),
         member: assembled.member,
         files,
         page_dir: Arc::new(RealDir::new(&path)),
@@ -296,7 +302,7 @@ fn store_options(
     options
 }
 
-fn peers_config(config: &Config, ids: Identity) -> peers::Config {
+fn peers_config(config: &Config, ids: Identity, standing: net::peer::Standing) -> peers::Config {
     let tick_ns = config.heartbeat_interval_ms * 1_000_000;
     let election_ns = config.election_ticks() * tick_ns;
     peers::Config {
@@ -305,6 +311,7 @@ fn peers_config(config: &Config, ids: Identity) -> peers::Config {
             cluster_id: ids.cluster_id,
             version: VERSION,
             peer_urls: crate::config::url::join(&config.initial_advertise_peer_urls),
+            standing,
         },
         election_ns,
         request_timeout_ns: 5_000_000_000 + 2 * election_ns,

@@ -184,3 +184,56 @@ async fn one_of_two_refuses() {
     }
     assert_eq!(wal_asides(&cluster, victim), 0);
 }
+
+/// The files of a directory, copied.
+fn copy_dir(from: &Path, to: &Path) {
+    fs::create_dir_all(to).expect("a directory");
+    for entry in fs::read_dir(from).expect("a directory") {
+        let entry = entry.expect("an entry");
+        let target = to.join(entry.file_name());
+        match entry.path().is_dir() {
+            true => copy_dir(&entry.path(), &target),
+            false => {
+                fs::copy(entry.path(), target).expect("a copy");
+            }
+        }
+    }
+}
+
+/// An old copy of a member's directory is put back: the others know what it acknowledged since, whoever leads by then.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_whose_directory_is_an_old_copy_is_refused() {
+    if !is_ringd() {
+        return;
+    }
+    let mut cluster = Cluster::start(Plan::of(3)).await;
+    let load = load(&cluster);
+    load.progress(100).await;
+    let leader = cluster.leader().await;
+    let (victim, third) = (cluster.others(leader)[0], cluster.others(leader)[1]);
+    cluster.kill(victim);
+    let dir = cluster.member(victim).data_dir().to_owned();
+    let copy = dir.with_extension("copy");
+    copy_dir(&dir, &copy);
+    cluster.restart(victim).await;
+    load.progress(200).await;
+    cluster.kill(victim);
+    // It acknowledged to one, and comes back to the other, which knows nothing of that.
+    let former = cluster.leader().await;
+    let next = if former == third { leader } else { third };
+    let id = cluster.member(next).id();
+    cluster.client(former).move_leader(id).await.expect("moved");
+    load.progress(50).await;
+    fs::remove_dir_all(&dir).expect("removed");
+    fs::rename(&copy, &dir).expect("put back");
+    cluster.boot(victim);
+    let status = cluster.member_mut(victim).server.exit().await;
+    assert!(!status.success());
+    let log = cluster.member(victim).server.log();
+    assert!(
+        log.contains("refuses this one: it acknowledged entry"),
+        "{log}"
+    );
+    load.progress(50).await;
+    settle(&cluster, load).await;
+}

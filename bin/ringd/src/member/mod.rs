@@ -154,6 +154,10 @@ pub enum Input {
     },
     /// Another member says that this one was removed.
     RemovedHere,
+    /// Another member knows that this one's data went back in time.
+    WentBack {
+        why: String,
+    },
     /// The process is about to stop: another member should lead.
     Stop,
     /// The time of an [`Effect::Wake`] has come.
@@ -491,6 +495,7 @@ impl Member {
             Input::Staged { transfer, staged } => self.staged(transfer, staged),
             Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
+            Input::WentBack { why } => self.halt(why),
             Input::Stop => self.hand_over(now_ns),
             Input::Wake => self.cluster_timers(now_ns),
             Input::Pulse => self.pulse(now_ns),
