@@ -9,8 +9,9 @@
 //! The format is in `engine/FORMAT.md`.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     io::{self, Write as _},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
 };
@@ -198,7 +199,20 @@ impl PromiseFile for RealPromises {
         }
     }
 
+    /// The copies are written over one after the other, so that one of them is whole at any time, and a full file system is
+    /// no hindrance.
     fn replace(&self, content: &[u8]) -> io::Result<()> {
+        match OpenOptions::new().write(true).open(&self.path) {
+            Ok(file) if file.metadata()?.len() == content.len() as u64 => {
+                for (copy, offset) in content.chunks(COPY_BYTES).zip((0..).step_by(COPY_BYTES)) {
+                    file.write_all_at(copy, offset)?;
+                    file.sync_data()?;
+                }
+                return Ok(());
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut new = self.path.as_os_str().to_owned();
         new.push(".new");
         let new = PathBuf::from(new);
@@ -314,9 +328,13 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let file = RealPromises::new(&dir.path().join("promises"));
         assert_eq!(file.read().expect("no file"), None);
-        for content in [b"one".as_slice(), b"another"] {
-            file.replace(content).expect("written");
-            assert_eq!(file.read().expect("a file"), Some(content.to_vec()));
+        let other = Promises {
+            term_max: 77,
+            ..some()
+        };
+        for content in [some().encode(), other.encode(), vec![1], some().encode()] {
+            file.replace(&content).expect("written");
+            assert_eq!(file.read().expect("a file"), Some(content));
         }
         assert_eq!(std::fs::read_dir(dir.path()).expect("a list").count(), 1);
     }

@@ -15,7 +15,7 @@ use crate::{
     promises::{sync_parent, PromiseFile, Promises, RealPromises},
 };
 use engine::{
-    page::{Options as PageOptions, PageFile, Pages, RealFile},
+    page::{is_disk_full, Options as PageOptions, PageFile, Pages, RealFile},
     store::{self, Store},
     wal::{
         self, driver::LogFiles, Expect, FileOp, Identity, LogDir, LogPosition, Mark, Recovered,
@@ -433,10 +433,18 @@ fn keep_promises(
         promises.refetch = None;
     }
     let promises = promises.ahead_of(member.node().term());
-    if kept.known() != Some(promises) {
-        refetch::save(&*file, &promises)?;
-    }
-    member.set_promises(file, promises);
+    let durable = match kept.known() {
+        Some(before) if before == promises => before,
+        Some(before) => match file.replace(&promises.encode()) {
+            // A restart needs no room: it is tried again, and what was written before holds until then.
+            Err(error) if is_disk_full(&error) => before,
+            result => result
+                .map(|()| promises)
+                .map_err(|error| refetch::unwritable(&*file, error))?,
+        },
+        None => refetch::save(&*file, &promises).map(|()| promises)?,
+    };
+    member.set_promises(file, durable);
     Ok(())
 }
 

@@ -114,7 +114,11 @@ impl Kept {
 
 pub(super) fn save(file: &dyn PromiseFile, promises: &Promises) -> Result<(), Failure> {
     let written = file.replace(&promises.encode());
-    written.map_err(|error| format!("{}: writing failed: {error}", file.name()).into())
+    written.map_err(|error| unwritable(file, error))
+}
+
+pub(super) fn unwritable(file: &dyn PromiseFile, error: std::io::Error) -> Failure {
+    format!("{}: writing failed: {error}", file.name()).into()
 }
 
 /// Decides what becomes of a member whose data is damaged. Afterwards its files are out of the way, or the answer is why not.

@@ -3,12 +3,15 @@
 
 use super::{Effect, Member, UpkeepJob};
 use crate::promises::{PromiseFile, Promises};
+use engine::page::is_disk_full;
 use std::{io, sync::Arc};
 
 /// A member that fetches its data again says so often why it does not get on without a leader.
 const WAITING_NOTICE_NS: u64 = 60_000_000_000;
 /// And not before it has waited for so long.
 const WAITING_PATIENCE_NS: u64 = 15_000_000_000;
+/// Time between two attempts on a full file system.
+const FULL_DISK_RETRY_NS: u64 = 1_000_000_000;
 
 /// Promises on their way to the disk.
 pub struct PromiseJob {
@@ -31,6 +34,8 @@ pub(super) struct Kept {
     file: Option<Arc<dyn PromiseFile>>,
     durable: Promises,
     is_writing: bool,
+    /// There was no room; it is tried again then.
+    retry_ns: u64,
     /// When it is to be said that there is no leader.
     complain_ns: Option<u64>,
 }
@@ -64,7 +69,8 @@ impl Member {
 
     /// Writes down what has changed.
     pub(super) fn keep_promises(&mut self) {
-        let (Some(file), false) = (&self.kept.file, self.kept.is_writing || self.halted) else {
+        let waits = self.kept.is_writing || self.now_ns < self.kept.retry_ns;
+        let (Some(file), false) = (&self.kept.file, waits || self.halted) else {
             return;
         };
         let durable = self.kept.durable;
@@ -90,6 +96,11 @@ impl Member {
 
     pub(super) fn promises_written(&mut self, (promises, result): Written) {
         self.kept.is_writing = false;
+        if result.as_ref().is_err_and(is_disk_full) {
+            // Whatever needs a larger bound waits until there is room.
+            self.kept.retry_ns = self.now_ns + FULL_DISK_RETRY_NS;
+            return;
+        }
         if let Err(error) = result {
             let name = self.kept.file.as_ref().map_or(String::new(), |f| f.name());
             return self.halt(format!(
