@@ -136,11 +136,13 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         .set_scrub_interval(config.scrub_interval_ns);
     assembled.member.set_auto_compaction(config.auto_compaction);
     let node = assembled.member.node();
-    let standing = net::peer::Standing {
-        life: random_u64()?,
+    let life = random_u64()?;
+    let standing = assembled.boot.map(|boot| net::peer::Standing {
+        boot,
+        life,
         term: node.term(),
         index: node.last_index(),
-    };
+    });
     Ok(Start {
         peers: peers_config(config, assembled.ids, standing),
         member: assembled.member,
@@ -302,7 +304,11 @@ fn store_options(
     options
 }
 
-fn peers_config(config: &Config, ids: Identity, standing: net::peer::Standing) -> peers::Config {
+fn peers_config(
+    config: &Config,
+    ids: Identity,
+    standing: Option<net::peer::Standing>,
+) -> peers::Config {
     let tick_ns = config.heartbeat_interval_ms * 1_000_000;
     let election_ns = config.election_ticks() * tick_ns;
     peers::Config {

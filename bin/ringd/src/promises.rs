@@ -26,7 +26,7 @@ const VERSION: u32 = 1;
 const COPY_BYTES: usize = 4096;
 const COPIES: usize = 2;
 /// Bytes of a copy under its checksum, and the checksum.
-const RECORD_BYTES: usize = 52;
+const RECORD_BYTES: usize = 64;
 const CRC_BYTES: usize = 4;
 
 const FLAG_VOTER: u32 = 1;
@@ -43,6 +43,8 @@ pub struct Promises {
     /// Voters of its cluster, as far as it had heard, and whether it is one.
     pub voters: u32,
     pub is_voter: bool,
+    /// How often it was started.
+    pub boots: u64,
     /// It lost data and is fetching it again.
     pub refetch: Option<Refetch>,
 }
@@ -100,6 +102,8 @@ impl Promises {
         copy.extend_from_slice(&self.term_max.to_le_bytes());
         copy.extend_from_slice(&until.to_le_bytes());
         copy.extend_from_slice(&self.voters.to_le_bytes());
+        copy.extend_from_slice(&[0; 4]);
+        copy.extend_from_slice(&self.boots.to_le_bytes());
         debug_assert_eq!(copy.len(), RECORD_BYTES);
         let crc = crc32fast::hash(&copy);
         copy.extend_from_slice(&crc.to_le_bytes());
@@ -156,6 +160,7 @@ fn decode_copy(copy: &[u8]) -> Result<Promises, &'static str> {
         term_max: word(32),
         voters,
         is_voter,
+        boots: word(56),
         refetch: (flags & FLAG_REFETCHING != 0).then(|| Refetch {
             until: word(40),
             emptied: flags & FLAG_EMPTIED != 0,
@@ -265,6 +270,7 @@ mod tests {
             term_max: 9,
             voters: 3,
             is_voter: true,
+            boots: 6,
             refetch: Some(Refetch {
                 until: 5,
                 emptied: true,

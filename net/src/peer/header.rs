@@ -32,12 +32,15 @@ pub struct Local {
     pub version: &'static str,
     /// Comma separated.
     pub peer_urls: String,
-    pub standing: Standing,
+    /// None if it could not be written down that the process began.
+    pub standing: Option<Standing>,
 }
 
 /// Where the durable state of a member stood when its process began.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
+    /// Number of the process: the first of a member is 1.
+    pub boot: u64,
     /// Drawn at random for this process.
     pub life: u64,
     pub term: u64,
@@ -46,9 +49,15 @@ pub struct Standing {
 }
 
 impl Standing {
-    /// `began=LIFE/TERM/INDEX`
+    /// `began=BOOT/LIFE/TERM/INDEX`
     fn token(&self) -> String {
-        format!("{STANDING}{:x}/{}/{}", self.life, self.term, self.index)
+        let Standing {
+            boot,
+            life,
+            term,
+            index,
+        } = self;
+        format!("{STANDING}{boot}/{life:x}/{term}/{index}")
     }
 
     pub fn of(headers: &Headers) -> Option<Standing> {
@@ -56,6 +65,7 @@ impl Standing {
         let mut tokens = tokens.filter_map(|token| token.trim().strip_prefix(STANDING));
         let mut parts = tokens.next()?.split('/');
         let standing = Standing {
+            boot: parts.next()?.parse().ok()?,
             life: u64::from_str_radix(parts.next()?, 16).ok()?,
             term: parts.next()?.parse().ok()?,
             index: parts.next()?.parse().ok()?,
@@ -66,7 +76,10 @@ impl Standing {
 
 impl Local {
     fn capabilities(&self) -> String {
-        format!("{CAPABLE}, {}", self.standing.token())
+        match self.standing {
+            Some(standing) => format!("{CAPABLE}, {}", standing.token()),
+            None => CAPABLE.to_owned(),
+        }
     }
 
     /// The fields of a Raft request; those that open streams also name the receiver.
@@ -182,11 +195,12 @@ mod tests {
             cluster_id: 0xbb366eafd7443a8b,
             version: "3.5.33",
             peer_urls: "http://127.0.0.1:1,http://127.0.0.2:1".into(),
-            standing: Standing {
+            standing: Some(Standing {
+                boot: 12,
                 life: 0xabc,
                 term: 4,
                 index: 77,
-            },
+            }),
         }
     }
 
@@ -254,13 +268,13 @@ mod tests {
             ["http://127.0.0.1:1", "http://127.0.0.2:1"]
         );
         assert!(remote.checksums && remote.snapshots);
-        assert_eq!(Standing::of(&sent), Some(local().standing));
+        assert_eq!(Standing::of(&sent), local().standing);
         for bad in [
             "crc32",
-            "began=1/2",
-            "began=1/2/3/4",
-            "began=x/2/3",
-            "began=1/-2/3",
+            "began=1/2/3",
+            "began=1/2/3/4/5",
+            "began=1/x/2/3",
+            "began=1/1/-2/3",
         ] {
             assert_eq!(
                 Standing::of(&headers(&[(CAPABILITIES, bad)])),

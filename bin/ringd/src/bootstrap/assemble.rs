@@ -176,6 +176,8 @@ pub struct Assembled {
     pub ids: Identity,
     /// The data directory was empty.
     pub new: bool,
+    /// How often the member was started by now; none if that could not be written down.
+    pub boot: Option<u64>,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
@@ -250,11 +252,12 @@ where
         lost_until: kept.refetch().map(|refetch| refetch.until),
     };
     let mut member = build(config, plan.wal, plan.raft, found, disk.log(), alone)?;
-    keep_promises(&mut member, ids, kept, disk.promises(), &mut notes)?;
+    let boot = keep_promises(&mut member, ids, kept, disk.promises(), &mut notes)?;
     Ok(Assembled {
         member,
         ids,
         new,
+        boot,
         notes,
     })
 }
@@ -400,14 +403,15 @@ fn refuse_other_promises(
     }
 }
 
-/// Has the member keep its promises in view, and what is written of them true from the start.
+/// Has the member keep its promises in view, and what is written of them true from the start. The answer is the number of
+/// this start, if that is durable.
 fn keep_promises(
     member: &mut Member,
     ids: Identity,
     kept: Kept,
     file: Arc<dyn PromiseFile>,
     notes: &mut Vec<String>,
-) -> Result<(), Failure> {
+) -> Result<Option<u64>, Failure> {
     let voters = &member.node().configuration().voters.incoming.ids;
     if let Kept::Unreadable(why) = &kept {
         if !member.may_write_inline() {
@@ -432,20 +436,16 @@ fn keep_promises(
     if !member.node().is_refetching() {
         promises.refetch = None;
     }
+    promises.boots += 1;
     let promises = promises.ahead_of(member.node().term());
-    let durable = match kept.known() {
-        Some(before) if before == promises => before,
-        Some(before) => match file.replace(&promises.encode()) {
-            // A restart needs no room: it is tried again, and what was written before holds until then.
-            Err(error) if is_disk_full(&error) => before,
-            result => result
-                .map(|()| promises)
-                .map_err(|error| refetch::unwritable(&*file, error))?,
-        },
-        None => refetch::save(&*file, &promises).map(|()| promises)?,
+    let durable = match (file.replace(&promises.encode()), kept.known()) {
+        (Ok(()), _) => promises,
+        // A restart needs no room: it is tried again, and what was written before holds until then.
+        (Err(error), Some(before)) if is_disk_full(&error) => before,
+        (Err(error), _) => return Err(refetch::unwritable(&*file, error)),
     };
     member.set_promises(file, durable);
-    Ok(())
+    Ok((durable.boots == promises.boots).then_some(durable.boots))
 }
 
 /// Pages of one cluster beside the log of another, as far as the members tell.

@@ -1,32 +1,27 @@
 //! Whether the data of another member went back in time: an old image of its disk was put back, or its directory was copied
 //! and runs twice. Such a member may vote again in a term in which it has voted, and lacks what it acknowledged.
 //!
-//! Every ringd process announces, when a connection begins, a number drawn for its life and where its durable state stood
-//! when it began: its term, and the end of its log. Every member remembers the last acknowledgement that another one sent
-//! it, by which that one's state cannot be less; what is durable never goes back in term, and within a term the log only
-//! grows. So there is no false alarm. A member that finds less refuses the other one's connections and opens none of its
-//! messages, and the refusal stops that one before it is heard of by others, unless they know nothing better.
+//! Every ringd process announces, when a connection begins, the number of its start, a number drawn for its life, and where
+//! its durable state stood when it began: its term, and the end of its log. Every member remembers the last process of another
+//! one and its furthest acknowledgement. What is durable never goes back in term, and within a term the log only grows; the
+//! number of the start is durable before the process is heard of. So a process that began with less, or with a number that
+//! another one has had, is not the member that is known. Nothing is taken from its connection, and it is told so and stops.
 //!
-//! Limits: what is remembered is lost with the process that remembers; and a member whose data went back by less than
+//! There is no false alarm: bytes of a process that is dead may arrive late and be refused, but no later process is refused for
+//! that. Limits: what is remembered is lost with the process that remembers; and a member whose data went back by less than
 //! anybody who runs has heard of is not found out.
 
 use super::{Input, Transport};
 use net::{http1::Headers, peer::Standing, peer::REFUSED};
 use proto::raftpb::{Message, MessageType};
-use std::collections::VecDeque;
-
-/// Earlier lives of a member that are remembered.
-const LIVES_MAX: usize = 8;
 
 /// What is known of another member's state.
 #[derive(Debug, Default)]
 pub struct Known {
     /// Term and index of the furthest acknowledgement.
     acknowledged: (u64, u64),
-    /// The process that was last accepted.
-    life: Option<u64>,
-    /// Those before it.
-    earlier: VecDeque<u64>,
+    /// The last process: the number of its start, and of its life.
+    process: Option<(u64, u64)>,
 }
 
 impl Known {
@@ -36,14 +31,9 @@ impl Known {
 
     /// Why a process that began like this is not the member that is known, if it is not.
     fn check(&mut self, standing: Standing) -> Result<(), String> {
-        if self.life == Some(standing.life) {
+        let process = (standing.boot, standing.life);
+        if self.process == Some(process) {
             return Ok(());
-        }
-        if self.earlier.contains(&standing.life) {
-            return Err(
-                "a later process of the same member has been heard of: the data directory was copied, and two run with it"
-                    .into(),
-            );
         }
         let (term, index) = self.acknowledged;
         if (standing.term, standing.index) < (term, index) {
@@ -53,13 +43,17 @@ impl Known {
                 standing.term, standing.index
             ));
         }
-        if let Some(before) = self.life.replace(standing.life) {
-            if self.earlier.len() >= LIVES_MAX {
-                self.earlier.pop_front();
+        match self.process {
+            Some((boot, _)) if standing.boot <= boot => Err(format!(
+                "it was started for the {}th time, and another process of it for the {boot}th time before: the data \
+                 directory was copied, and runs twice or was put back",
+                standing.boot
+            )),
+            _ => {
+                self.process = Some(process);
+                Ok(())
             }
-            self.earlier.push_back(before);
         }
-        Ok(())
     }
 }
 
@@ -114,39 +108,45 @@ impl Transport {
 mod tests {
     use super::*;
 
-    fn begins(life: u64, term: u64, index: u64) -> Standing {
-        Standing { life, term, index }
+    fn begins(boot: u64, life: u64, term: u64, index: u64) -> Standing {
+        Standing {
+            boot,
+            life,
+            term,
+            index,
+        }
     }
 
     #[test]
     fn a_state_is_refused_only_if_it_is_less_than_what_was_acknowledged() {
-        for (standing, fits) in [
-            (begins(2, 3, 9), false),
-            (begins(2, 3, 10), true),
-            (begins(2, 3, 11), true),
-            (begins(2, 2, 100), false),
+        for (term, index, fits) in [
+            (3, 9, false),
+            (3, 10, true),
+            (3, 11, true),
+            (2, 100, false),
             // A later leader may have replaced what was acknowledged.
-            (begins(2, 4, 1), true),
+            (4, 1, true),
         ] {
             let mut known = Known::default();
-            assert!(known.check(begins(1, 1, 1)).is_ok());
+            assert!(known.check(begins(1, 7, 1, 1)).is_ok());
             known.acknowledges(3, 10);
             known.acknowledges(2, 50);
-            assert_eq!(known.check(standing).is_ok(), fits, "{standing:?}");
-            assert!(known.check(begins(1, 0, 0)).is_ok() != fits, "{standing:?}");
+            let found = known.check(begins(2, 8, term, index));
+            assert_eq!(found.is_ok(), fits, "{term}, {index}: {found:?}");
         }
     }
 
     #[test]
-    fn a_life_that_is_over_does_not_come_back() {
+    fn a_start_has_its_number_for_itself_and_none_after_a_later_one() {
         let mut known = Known::default();
-        for life in 1..=20 {
-            assert!(known.check(begins(life, 1, 1)).is_ok());
-            assert!(known.check(begins(life, 1, 1)).is_ok());
-        }
-        for life in 12..20 {
-            assert!(known.check(begins(life, 9, 9)).is_err());
-        }
-        assert!(known.check(begins(20, 1, 1)).is_ok());
+        // The second is heard of before the first, which is dead by then.
+        assert!(known.check(begins(2, 8, 1, 1)).is_ok());
+        assert!(known.check(begins(1, 7, 1, 1)).is_err());
+        assert!(known.check(begins(2, 8, 1, 1)).is_ok(), "it lives");
+        known.acknowledges(5, 5);
+        assert!(known.check(begins(2, 8, 1, 1)).is_ok(), "and grows");
+        assert!(known.check(begins(2, 9, 6, 6)).is_err(), "a copy");
+        assert!(known.check(begins(3, 10, 6, 6)).is_ok());
+        assert!(known.check(begins(2, 8, 1, 1)).is_err());
     }
 }

@@ -21,11 +21,12 @@ fn transport(id: u64) -> Transport {
             cluster_id: CLUSTER,
             version: "3.5.33",
             peer_urls: url(id),
-            standing: Standing {
+            standing: Some(Standing {
+                boot: 1,
                 life: id,
                 term: 3,
                 index: 5,
-            },
+            }),
         },
         election_ns: ELECTION_NS,
         request_timeout_ns: 7_000 * MS,
