@@ -16,6 +16,7 @@ pub mod peers;
 pub mod planted;
 pub mod process;
 pub mod promises;
+pub mod recording;
 pub mod request;
 pub mod run;
 pub mod server;

@@ -5,6 +5,7 @@
 //! page, says that the missing batch was durable, it is damage, and recovery refuses. Otherwise nobody was promised
 //! anything beyond this place, and the log ends there.
 
+use crate::planted::{planted, Fault};
 use proto::raftpb::{ConfState, Entry, HardState};
 
 use super::ahead::Ahead;
@@ -297,7 +298,7 @@ fn judge(
     if let Some((claim, by)) = evidence
         .claim
         .clone()
-        .filter(|(claim, _)| *claim >= missing)
+        .filter(|(claim, _)| *claim >= missing && !planted(Fault::ClaimIgnored))
     {
         let claimed_by = format!(
             "{} at offset {} (batches up to {claim} were durable)",

@@ -23,6 +23,11 @@ pub struct PromiseJob {
 pub type Written = (Promises, io::Result<()>);
 
 impl PromiseJob {
+    /// What is to be written.
+    pub fn content(&self) -> Vec<u8> {
+        self.promises.encode()
+    }
+
     pub(super) fn run(self) -> Written {
         let result = self.file.replace(&self.promises.encode());
         (self.promises, result)

@@ -333,6 +333,9 @@ impl Shell {
                 *next_pulse_ns = now_ns + pulse_ns;
                 core.server.pulse(now_ns);
             }
+            if core.server.member.wants_read_slice() {
+                core.server.complete(Input::Work, now_ns);
+            }
             core.server.settle(now_ns, &mut self.operations);
             self.pressure.set(core.server.member.checkpoint_pressure());
             flush(core, &mut self.dirty, now_ns);

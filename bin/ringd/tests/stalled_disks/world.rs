@@ -107,6 +107,8 @@ pub struct Settings {
     pub transfer_on_stall: bool,
     pub undurable_bytes_max: u64,
     pub checkpoint_bytes: u64,
+    /// Clean pages that may stay in memory.
+    pub resident_bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -116,6 +118,7 @@ impl Default for Settings {
             transfer_on_stall: true,
             undurable_bytes_max: 64 << 20,
             checkpoint_bytes: 64 << 10,
+            resident_bytes_max: PageOptions::default().resident_bytes_max,
         }
     }
 }
@@ -132,6 +135,7 @@ pub struct World {
     /// Terms that had a leader.
     pub leaders: BTreeMap<u64, u64>,
     pub checkpoints: usize,
+    pub fetches: usize,
 }
 
 fn peer_url(number: usize) -> String {
@@ -207,6 +211,7 @@ fn machine(number: usize, settings: Settings) -> Machine {
     let plan = Plan {
         pages: PageOptions {
             create: true,
+            resident_bytes_max: settings.resident_bytes_max,
             ..PageOptions::default()
         },
         store: store_options(),
@@ -249,6 +254,7 @@ impl World {
             questions: BTreeMap::new(),
             leaders: BTreeMap::new(),
             checkpoints: 0,
+            fetches: 0,
         };
         for _ in 0..200 {
             world.pulse();
@@ -287,12 +293,21 @@ impl World {
 
     /// Asks without waiting for anything but what needs no time.
     pub fn ask(&mut self, at: usize, request: Request) -> CallId {
-        self.calls += 1;
-        let call = CallId::new(1, self.calls);
-        let input = Input::Ask { call, request };
-        self.machines[at].inbox.push(input);
+        self.ask_together(at, vec![request])[0]
+    }
+
+    /// Asks for all in one turn.
+    pub fn ask_together(&mut self, at: usize, requests: Vec<Request>) -> Vec<CallId> {
+        let mut calls = Vec::new();
+        for request in requests {
+            self.calls += 1;
+            let call = CallId::new(1, self.calls);
+            let input = Input::Ask { call, request };
+            self.machines[at].inbox.push(input);
+            calls.push(call);
+        }
         self.run();
-        call
+        calls
     }
 
     pub fn answer(&mut self, call: CallId) -> Option<Result<Bytes, Status>> {
@@ -380,7 +395,10 @@ impl World {
                 let result = job.run(&machine.log);
                 machine.inbox.push(Input::LogRead { from, result });
             }
-            Effect::Fetch(job) => machine.inbox.push(Input::Fetched { done: job.run() }),
+            Effect::Fetch(job) => {
+                machine.inbox.push(Input::Fetched { done: job.run() });
+                self.fetches += 1;
+            }
             Effect::Upkeep(job) => machine.inbox.push(Input::Upkeep(job.run(&machine.log))),
             Effect::Checkpoint(job) => {
                 // P10: no meta page states a position beyond what the own log has made durable.
@@ -419,7 +437,16 @@ impl World {
     }
 
     fn ask_peer(&mut self, from: usize, ask: u64, peer: u64, request: PeerAsk) {
-        let to = self.machines.iter().position(|m| m.id == peer);
+        let Some(to) = self.machines.iter().position(|m| m.id == peer) else {
+            let unreached = PeerFailure {
+                code: 0,
+                body: Bytes::new(),
+            };
+            let result = Err(unreached);
+            return self.machines[from]
+                .inbox
+                .push(Input::PeerAnswered { ask, result });
+        };
         let request = match request {
             PeerAsk::KeepAlive(body) => {
                 PeerRequest::KeepAlive(pb::LeaseKeepAliveRequest::decode(body).expect("encoded"))
@@ -430,7 +457,7 @@ impl World {
         self.calls += 1;
         let call = CallId::new(CallId::PEER_CONNECTION, self.calls);
         self.questions.insert(call, (from, ask));
-        self.machines[to.expect("a member")].inbox.push(Input::Ask {
+        self.machines[to].inbox.push(Input::Ask {
             call,
             request: Request::Peer(request),
         });
