@@ -135,11 +135,10 @@ pub struct Initial {
     pub entries: Vec<Entry>,
     /// What the state machine holds.
     pub applied: u64,
-    /// Part of what this node had acknowledged is gone from its log, at most up to this term and index: until a leader
-    /// of a later term has made the log durable up to there again, it does not vote, campaign or acknowledge (except as
-    /// a learner). A leader sends no more than one message to a voter that does not answer, so for more than that the
-    /// member has to be made a learner meanwhile.
-    pub lost_until: Option<(u64, u64)>,
+    /// Part of what this node had acknowledged, or a vote that it gave, may be gone; it did neither in a later term than
+    /// this one. The node enters the term after it at least, and neither votes nor campaigns nor confirms reads until an
+    /// entry of a later term is durable here: see [`Node::is_refetching`].
+    pub lost_until: Option<u64>,
 }
 
 /// A node can not start, or an input of the embedding is impossible.

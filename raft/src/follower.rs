@@ -45,12 +45,10 @@ impl Node {
     fn handle_append(&mut self, mut m: Message) -> Result<(), StepError> {
         let commit = self.log.commit();
         if m.index() < commit {
-            if self.lost.is_none() {
-                self.log
-                    .check_committed((m.index(), m.log_term()), &m.entries)?;
-            }
+            self.log
+                .check_committed((m.index(), m.log_term()), &m.entries)?;
             let known = (commit - m.index()) as usize;
-            if self.lost.is_some() || m.entries.len() <= known {
+            if m.entries.len() <= known {
                 // An old message: what it could prove is known to be stored here already.
                 self.acknowledge(m.from(), commit);
                 return Ok(());
@@ -92,9 +90,6 @@ impl Node {
 
     /// Tells the leader, once it is durable, that the log agrees with its own up to `index`.
     fn acknowledge(&mut self, leader: u64, index: u64) {
-        if !self.counts() {
-            return;
-        }
         let mut answer = message(MessageType::MsgAppResp, self.id, leader);
         answer.index = Some(index);
         if self.planted(Fault::AckUndurable) {
@@ -102,11 +97,6 @@ impl Node {
             return;
         }
         self.send_when_durable(answer);
-    }
-
-    /// Whether what this node says may be taken for the word of a voter, or is not counted anyhow.
-    fn counts(&self) -> bool {
-        self.lost.is_none() || self.tracker.config.learners.contains(self.id)
     }
 
     /// Names the best place to go on: the last entry here that can be in a log which ends with the leader's term there.
@@ -122,21 +112,17 @@ impl Node {
     }
 
     fn handle_heartbeat(&mut self, m: &Message) -> Result<(), StepError> {
-        // A node that knows that it lost entries takes no commit index on the strength of what it once acknowledged: what
-        // is left may even be older than what stood there.
-        if self.lost.is_none() {
-            if m.commit() > self.log.last() && !self.planted(Fault::HeartbeatTrusted) {
-                return Err(StepError::LogLost {
-                    commit: m.commit(),
-                    last: self.log.last(),
-                });
-            }
-            self.log.commit_to(m.commit());
+        if m.commit() > self.log.last() && !self.planted(Fault::HeartbeatTrusted) {
+            return Err(StepError::LogLost {
+                commit: m.commit(),
+                last: self.log.last(),
+            });
         }
+        self.log.commit_to(m.commit());
         let mut answer = message(MessageType::MsgHeartbeatResp, self.id, m.from());
         // Byte for byte: members of other versions put other things there. It confirms that no later leader is known,
-        // which a node that lost part of its log can not tell.
-        answer.context = m.context.clone().filter(|_| self.counts());
+        // which a node that lost part of its log leaves to others.
+        answer.context = m.context.clone().filter(|_| self.lost.is_none());
         self.send(answer);
         Ok(())
     }

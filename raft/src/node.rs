@@ -10,6 +10,7 @@ use crate::config::{open_log, Config, Error, Initial, ReadOnly};
 use crate::failover::Failover;
 use crate::log::Log;
 use crate::message::{check_inbound, is_termless, message, CAMPAIGN_TRANSFER};
+use crate::planted::Fault;
 use crate::random::Random;
 use crate::read_index::{Forwarding, Rounds};
 use crate::ready::{Applying, Gated, PendingWrite, ReadState, SoftState};
@@ -173,8 +174,8 @@ pub struct Node {
     /// The embedding does not want this node to lead while others can.
     pub(crate) passive: bool,
     pub(crate) failover: Failover,
-    /// Term and index to be passed before a node that lost part of its log counts again.
-    pub(crate) lost: Option<(u64, u64)>,
+    /// A node that lost part of its log votes again once it has an entry of a later term than this one.
+    pub(crate) lost: Option<u64>,
 
     pub(crate) messages: Vec<Message>,
     /// Messages that wait for writes, oldest first.
@@ -214,15 +215,20 @@ pub struct Node {
 
 impl Node {
     /// A follower that continues from durable state.
-    pub fn new(config: Config, initial: Initial) -> Result<Node, Error> {
+    pub fn new(config: Config, mut initial: Initial) -> Result<Node, Error> {
         config.check()?;
+        if crate::planted::is_planted(Fault::LossForgotten) {
+            initial.lost_until = None;
+        }
         let membership = Configuration::from_conf_state(&initial.conf_state)?;
         let log = open_log(&config, &initial)?;
         let mut random = Random::new(config.seed);
         // Bits 0 to 15 stay free for counting, so that ids of one life do not run into those of another soon.
         let first_read = random.next_u64() & !0xffff;
         let hard = &initial.hard_state;
-        let (term, vote) = (hard.term().max(log.last_term()), hard.vote());
+        let lost = initial.lost_until.filter(|until| log.last_term() <= *until);
+        let least = initial.lost_until.map_or(0, |until| until + 1);
+        let (term, vote) = (hard.term().max(log.last_term()).max(least), hard.vote());
         let mut tracker = Tracker::new(config.inflight_messages_max, config.inflight_bytes_max);
         tracker.switch(membership, log.last());
         let mut node = Node {
@@ -239,7 +245,7 @@ impl Node {
             pending_conf_index: 0,
             passive: false,
             failover: Failover::default(),
-            lost: initial.lost_until,
+            lost,
             messages: Vec::new(),
             gated: VecDeque::new(),
             self_vote: None,
@@ -371,7 +377,7 @@ impl Node {
     fn answer_old_term(&mut self, m: &Message) {
         match m.r#type() {
             MessageType::MsgApp | MessageType::MsgHeartbeat
-                if self.config.check_quorum || self.config.pre_vote =>
+                if self.config.check_quorum || self.config.pre_vote || self.lost.is_some() =>
             {
                 // Frees a node that is stuck with a higher term than the leader's: the leader steps down on this.
                 let answer = message(MessageType::MsgAppResp, self.id, m.from());
@@ -409,6 +415,27 @@ impl Node {
     /// Whether this node may stand for election: a voter that is not busy installing a snapshot.
     pub(crate) fn is_promotable(&self) -> bool {
         self.tracker.config.voters.contains(self.id) && self.installing.is_none()
+    }
+
+    /// Whether this node lost part of what it had promised and has not made up for it yet.
+    ///
+    /// Until then it gives no vote. It does store entries and acknowledge them, which is safe because its term is later
+    /// than any in which it can have promised something: a leader of such a term was elected without it and holds
+    /// everything that was ever committed in earlier ones, this node's lost copies included or not (the Leader
+    /// Completeness proof needs one voter that both stored the entry and voted, and finds it among the others). And a
+    /// leader commits only by entries of its own term, so the first acknowledgement that counts towards a commit is that
+    /// of such an entry: with it, everything before it is back, and the node is a voter again.
+    pub fn is_refetching(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Ends it if the entries that are durable prove enough.
+    pub(crate) fn note_refetched(&mut self) {
+        let term = self.log.term(self.log.durable());
+        let early = self.planted(Fault::LossMadeUpEarly) && term > Some(0);
+        if early || self.lost.is_some_and(|until| term > Some(until)) {
+            self.lost = None;
+        }
     }
 
     /// What it is at the moment.

@@ -33,6 +33,10 @@ pub enum Fault {
     CampaignUnapplied,
     /// Several unapplied configuration changes are let into the log.
     PileUpConfChanges,
+    /// A node that lost part of its log goes on as if it had not.
+    LossForgotten,
+    /// It counts again as soon as its log holds anything.
+    LossMadeUpEarly,
 }
 
 #[cfg(feature = "planted-bugs")]
@@ -55,17 +59,19 @@ mod switch {
 }
 
 #[cfg(feature = "planted-bugs")]
+pub(crate) use switch::is_planted;
+#[cfg(feature = "planted-bugs")]
 pub use switch::plant;
 
-impl crate::Node {
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) fn planted(&self, fault: Fault) -> bool {
-        switch::is_planted(fault)
-    }
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub(crate) fn is_planted(_fault: Fault) -> bool {
+    false
+}
 
-    #[cfg(not(feature = "planted-bugs"))]
+impl crate::Node {
     #[inline(always)]
-    pub(crate) fn planted(&self, _fault: Fault) -> bool {
-        false
+    pub(crate) fn planted(&self, fault: Fault) -> bool {
+        is_planted(fault)
     }
 }

@@ -178,11 +178,7 @@ impl Node {
             }
             self.log.set_durable(write.last);
         }
-        if let Some((term, index)) = self.lost {
-            if self.term > term && self.leader != 0 && self.log.durable() >= index {
-                self.lost = None;
-            }
-        }
+        self.note_refetched();
         self.self_vote_durable();
         if self.role == Role::Leader {
             self.acknowledge_own(self.log.durable());

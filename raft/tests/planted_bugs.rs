@@ -11,7 +11,7 @@ use raft::planted::{plant, Fault};
 /// Seeds within which a bug has to show.
 const SEEDS_MAX: u64 = 2000;
 
-const FAULTS: [Fault; 13] = [
+const FAULTS: [Fault; 15] = [
     Fault::CountUndurable,
     Fault::AckUndurable,
     Fault::VoteUndurable,
@@ -25,6 +25,8 @@ const FAULTS: [Fault; 13] = [
     Fault::IncomingOnly,
     Fault::CampaignUnapplied,
     Fault::PileUpConfChanges,
+    Fault::LossForgotten,
+    Fault::LossMadeUpEarly,
 ];
 
 fn found_after(fault: Fault) -> Option<u64> {
@@ -32,8 +34,12 @@ fn found_after(fault: Fault) -> Option<u64> {
     let found = (0..SEEDS_MAX).find(|seed| {
         catch_unwind(|| {
             let mut chance = Chance::from_seed(*seed);
-            let voters = [3, 5, 2][(*seed % 3) as usize];
-            let options = Options::draw(&mut chance, voters, 12_000);
+            let losses = matches!(fault, Fault::LossForgotten | Fault::LossMadeUpEarly);
+            let voters = [3, 5, 2 + u64::from(losses)][(*seed % 3) as usize];
+            let mut options = Options::draw(&mut chance, voters, 12_000);
+            if losses {
+                options = options.with_losses();
+            }
             Cluster::new(options, chance).run()
         })
         .is_err()

@@ -11,9 +11,13 @@ const SEEDS: u64 = 100;
 const STEPS: usize = 12_000;
 
 fn run(seed: u64, voters: u64) -> Report {
+    run_with(seed, voters, |options| options)
+}
+
+fn run_with(seed: u64, voters: u64, change: impl Fn(Options) -> Options) -> Report {
     let mut chance = Chance::from_seed(seed);
     let options = Options::draw(&mut chance, voters, STEPS);
-    Cluster::new(options, chance).run()
+    Cluster::new(change(options), chance).run()
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -91,6 +95,29 @@ fn clusters_of_five_keep_the_invariants() {
 fn clusters_of_one_and_two_keep_the_invariants() {
     run_all(1);
     run_all(2);
+}
+
+/// Disks lose everything, one after another; what was committed stays, and everybody comes back.
+#[test]
+fn clusters_whose_disks_lose_everything_keep_the_invariants() {
+    let count = number("RAFT_SEEDS").unwrap_or(SEEDS);
+    let seeds = number("RAFT_SEED").map_or(0..count, |seed| seed..seed + 1);
+    let (mut losses, mut committed) = (0, 0);
+    for seed in seeds {
+        for voters in [3, 5] {
+            let ran = catch_unwind(AssertUnwindSafe(|| {
+                run_with(seed, voters, Options::with_losses)
+            }));
+            let report = ran.unwrap_or_else(|panic| {
+                eprintln!("failed: RAFT_SEED={seed}, {voters} voters, with losses");
+                resume_unwind(panic)
+            });
+            losses += report.losses;
+            committed += report.committed;
+        }
+    }
+    println!("{losses} disks lost everything, {committed} entries were committed");
+    assert!(losses > 0 && committed > 0, "{losses} {committed}");
 }
 
 #[test]

@@ -96,6 +96,10 @@ impl Member {
         self.client.clone()
     }
 
+    pub fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
     /// Its id; known once it has served.
     pub fn id(&self) -> u64 {
         *self.id.get().expect("a member that has served")
@@ -111,10 +115,20 @@ impl Member {
 
     /// `GET` of a path on its own peer port: the whole answer, head and body.
     pub async fn peer_get(&self, path: &str) -> std::io::Result<String> {
+        self.peer_request("GET", path).await
+    }
+
+    /// `POST` of nothing to a path on its own peer port.
+    pub async fn peer_post(&self, path: &str) -> std::io::Result<String> {
+        self.peer_request("POST", path).await
+    }
+
+    async fn peer_request(&self, method: &str, path: &str) -> std::io::Result<String> {
         let address = self.server.peer_url().replace("http://", "");
         let mut socket = TcpStream::connect(&address).await?;
-        let request =
-            format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+        let request = format!(
+            "{method} {path} HTTP/1.1\r\nHost: {address}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+        );
         socket.write_all(request.as_bytes()).await?;
         let mut answer = Vec::new();
         socket.read_to_end(&mut answer).await?;

@@ -275,6 +275,7 @@ fn job(effect: Effect) -> Option<(Done, Job)> {
                 UpkeepJob::Grow(_) => Done::Grown,
                 UpkeepJob::ScrubPages(_) => Done::PagesScrubbed,
                 UpkeepJob::ScrubLog(_) => Done::LogScrubbed,
+                UpkeepJob::Promises(_) => Done::PromisesWritten,
             };
             (done, Job::Upkeep(job))
         }

@@ -25,7 +25,7 @@ const REPEATED_SEEDS: u64 = 20;
 const REPEATED_NS: u64 = 60_000_000_000;
 
 /// What every run of this size must have met; a kind that is missing means that the simulator lost it.
-const MET: [&str; 30] = [
+const MET: [&str; 32] = [
     "bit rot in the log",
     "bit rot in the pages",
     "checkpoint",
@@ -44,6 +44,8 @@ const MET: [&str; 30] = [
     "log flush that lied",
     "log write error",
     "machine paused",
+    "member has its data again",
+    "member without its data started",
     "message lost",
     "message repeated",
     "misdirected log write",

@@ -12,6 +12,7 @@ mod fetch;
 mod found;
 mod grpc;
 mod join;
+mod refetch;
 pub mod resolve;
 mod srv;
 #[cfg(test)]
@@ -26,12 +27,12 @@ use crate::{
     recording::{self, Recorded},
     warn,
 };
-use assemble::{Assembled, Origin, Plan};
+use assemble::{Assembled, Origin, Plan, RealDisk};
 use dns::NameServers;
 pub use draws::Draws;
 use engine::{
     lease,
-    page::{Options as PageOptions, PageDir, RealDir, RealFile},
+    page::{Options as PageOptions, PageDir, RealDir},
     store,
     wal::{self, driver::LogFiles, Identity},
     watch,
@@ -45,6 +46,8 @@ use std::{
 
 /// Name of the page file in the member's directory.
 const PAGE_FILE: &str = "store.pages";
+/// And of what says which terms this member may have promised something in.
+pub(crate) const PROMISES_FILE: &str = "promises";
 /// The server version that clients see: the etcd release whose behaviour this is.
 pub const VERSION: &str = "3.5.33";
 const CLUSTER_VERSION: &str = "3.5.0";
@@ -118,8 +121,16 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
             "wal-dir" => config.wal_path().display().to_string());
     }
+    let node = assembled.member.node();
+    let life = draws::random_u64()?;
+    let standing = assembled.boot.map(|boot| net::peer::Standing {
+        boot,
+        life,
+        term: node.term(),
+        index: node.last_index(),
+    });
     Ok(Start {
-        peers: peers_config(config, assembled.ids),
+        peers: peers_config(config, assembled.ids, standing),
         member: recording.of(assembled.member, &draws, seen.as_ref())?,
         files,
         page_dir,
@@ -144,8 +155,8 @@ pub fn open(
 ) -> Result<Opened, Failure> {
     let path = config.member_dir().join(PAGE_FILE);
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
-    let file =
-        RealFile::open_or_create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
+    let promises = config.member_dir().join(PROMISES_FILE);
+    let disk = RealDisk::new(&path, files.clone(), &promises);
     let ticks = (
         config.election_ticks(),
         config.heartbeat_interval_ms * 1_000_000,
@@ -157,13 +168,12 @@ pub fn open(
         raft: raft_config(config, draws),
         member: |ids| Ok(member_config(config, draws, ids)),
     };
-    let file = Arc::new(file);
     let mut assembled = match config.force_new_cluster {
-        false => assemble::open(plan, file, &*files, originate)?,
+        false => assemble::open(plan, &disk, originate)?,
         true => {
             let urls = config.initial_advertise_peer_urls.iter();
             let urls: Vec<String> = urls.map(ToString::to_string).collect();
-            assemble::open_alone(plan, file, &*files, originate, &urls)?
+            assemble::open_alone(plan, &disk, originate, &urls)?
         }
     };
     let member = &mut assembled.member;
@@ -328,7 +338,11 @@ fn store_options(
     options
 }
 
-fn peers_config(config: &Config, ids: Identity) -> peers::Config {
+fn peers_config(
+    config: &Config,
+    ids: Identity,
+    standing: Option<net::peer::Standing>,
+) -> peers::Config {
     let tick_ns = config.heartbeat_interval_ms * 1_000_000;
     let election_ns = config.election_ticks() * tick_ns;
     peers::Config {
@@ -337,6 +351,7 @@ fn peers_config(config: &Config, ids: Identity) -> peers::Config {
             cluster_id: ids.cluster_id,
             version: VERSION,
             peer_urls: crate::config::url::join(&config.initial_advertise_peer_urls),
+            standing,
         },
         election_ns,
         request_timeout_ns: 5_000_000_000 + 2 * election_ns,

@@ -267,7 +267,7 @@ impl Server {
             Action::Wake { after_ns } => Operation::Wake { after_ns },
         }));
         self.front
-            .set_role(self.member.has_leader(), self.member.is_learner());
+            .set_role(self.member.has_leader(), !self.member.serves_clients());
     }
 
     /// Whether there is background work for an otherwise idle moment.

@@ -75,32 +75,49 @@ pub enum OpenError {
     Truncated { file: String, len: u64, needed: u64 },
 }
 
-impl fmt::Display for OpenError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        const REMEDY: &str =
-            "remove the member and add it again with an empty data directory, or restore a snapshot";
+impl OpenError {
+    /// Whether the content is lost, rather than out of reach.
+    pub fn is_damage(&self) -> bool {
+        match self {
+            OpenError::NotThere { .. } | OpenError::NoMeta { .. } | OpenError::Truncated { .. } => {
+                true
+            }
+            OpenError::Io { .. } | OpenError::Unknown { .. } => false,
+        }
+    }
+
+    /// What is wrong, without what to do about it where content is lost.
+    pub fn what(&self) -> String {
         match self {
             OpenError::Io {
                 file,
                 during,
                 error,
-            } => write!(f, "{file}: {during} failed: {error}"),
-            OpenError::NotThere { file, len } => write!(
-                f,
+            } => format!("{file}: {during} failed: {error}"),
+            OpenError::NotThere { file, len } => format!(
                 "{file}: has {len} bytes and should begin with two meta pages of {PAGE_BYTES} bytes at offset 0; \
-                 the file was lost or cut: {REMEDY}"
+                 the file was lost or cut"
             ),
-            OpenError::Unknown { file, why } => write!(f, "{file}: {why}"),
-            OpenError::NoMeta { file, reasons } => write!(
-                f,
-                "{file}: no usable meta page: at offset 0: {}; at offset {PAGE_BYTES}: {}; {REMEDY}",
+            OpenError::Unknown { file, why } => format!("{file}: {why}"),
+            OpenError::NoMeta { file, reasons } => format!(
+                "{file}: no usable meta page: at offset 0: {}; at offset {PAGE_BYTES}: {}",
                 reasons[0], reasons[1]
             ),
-            OpenError::Truncated { file, len, needed } => write!(
-                f,
-                "{file}: has {len} bytes but its newest meta page needs {needed}: the file was cut at offset {len}; \
-                 {REMEDY}"
+            OpenError::Truncated { file, len, needed } => format!(
+                "{file}: has {len} bytes but its newest meta page needs {needed}: the file was cut at offset {len}"
             ),
+        }
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const REMEDY: &str =
+            "remove the member and add it again with an empty data directory, or restore a snapshot";
+        f.write_str(&self.what())?;
+        match self.is_damage() {
+            true => write!(f, "; {REMEDY}"),
+            false => Ok(()),
         }
     }
 }

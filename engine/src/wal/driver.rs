@@ -300,6 +300,20 @@ impl LogFiles {
         }
     }
 
+    /// Moves all segments into a new directory of this name beside them, durably. An interrupted move leaves some here.
+    pub fn set_aside(&self, name: &str) -> io::Result<PathBuf> {
+        self.mode()?;
+        let aside = self.path.join(name);
+        fs::create_dir(&aside)?;
+        self.opened().clear();
+        for file in self.segments()? {
+            fs::rename(self.segment_path(file.id), aside.join(file.id.file_name()))?;
+        }
+        File::open(&aside)?.sync_all()?;
+        self.directory.sync_all()?;
+        Ok(aside)
+    }
+
     fn create(
         &self,
         id: SegmentId,

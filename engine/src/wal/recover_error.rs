@@ -102,44 +102,52 @@ const REPLACE: &str = "the log was not changed; put the file back from a copy, o
 
 impl std::fmt::Display for RecoverError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.what())?;
+        match self.lost_acknowledged() {
+            true => write!(f, "; {REPLACE}"),
+            false => Ok(()),
+        }
+    }
+}
+
+impl RecoverError {
+    /// What is wrong, without what to do about it where entries may be lost.
+    pub fn what(&self) -> String {
         match self {
             RecoverError::Io { at, doing, error } => {
-                write!(f, "{doing} {at}: {error}; check the device, nothing was changed")
+                format!("{doing} {at}: {error}; check the device, nothing was changed")
             }
             RecoverError::Damaged { at, batch, last_index, claimed_by } => {
-                write!(f, "the log is damaged: {at} should hold ")?;
-                match batch {
-                    Some(batch) => write!(f, "batch {batch}")?,
-                    None => f.write_str("the first batch of the log")?,
-                }
-                write!(f, ", which was durable according to {claimed_by}, but does not; ")?;
-                write!(f, "entries after {last_index} that were acknowledged may be lost; {REPLACE}")
+                let missing = match batch {
+                    Some(batch) => format!("batch {batch}"),
+                    None => "the first batch of the log".to_owned(),
+                };
+                format!(
+                    "the log is damaged: {at} should hold {missing}, which was durable according to {claimed_by}, but does \
+                     not; entries after {last_index} that were acknowledged may be lost"
+                )
             }
-            RecoverError::BadSegment { at, why } => write!(f, "the log is damaged: {at}: {why}; {REPLACE}"),
-            RecoverError::Missing { file, why, .. } => write!(f, "the log segment {file} is missing: {why}; {REPLACE}"),
-            RecoverError::Malformed { at, why } => write!(
-                f,
+            RecoverError::BadSegment { at, why } => format!("the log is damaged: {at}: {why}"),
+            RecoverError::Missing { file, why, .. } => format!("the log segment {file} is missing: {why}"),
+            RecoverError::Malformed { at, why } => format!(
                 "the log contradicts itself: {at}: {why}, although its checksums are right; this is a defect of the \
-                 program that wrote it, please report it with a copy of the file; {REPLACE}"
+                 program that wrote it, please report it with a copy of the file"
             ),
-            RecoverError::Foreign { at, found, expected } => write!(
-                f,
+            RecoverError::Foreign { at, found, expected } => format!(
                 "{at} belongs to member {:x} of cluster {:x}, not to member {:x} of cluster {:x}; check the data directory",
                 found.member_id, found.cluster_id, expected.member_id, expected.cluster_id
             ),
-            RecoverError::Version { at, found } => {
-                write!(f, "{at} is in log format {found}, this version knows format {} only; ", super::format::FORMAT_VERSION)?;
-                f.write_str("start the version that wrote it")
-            }
-            RecoverError::Contradiction { file, claim } => write!(
-                f,
+            RecoverError::Version { at, found } => format!(
+                "{at} is in log format {found}, this version knows format {} only; start the version that wrote it",
+                super::format::FORMAT_VERSION
+            ),
+            RecoverError::Contradiction { file, claim } => format!(
                 "the tree states that batch {} in {file} ended the log at entry {}, and the log says otherwise; the tree and \
                  the log do not belong together, put both back from the same copy",
                 claim.batch, claim.index
             ),
-            RecoverError::MissingEntries { file, first_index, applied } => write!(
-                f,
-                "the log begins with entry {first_index} in {file}, the tree holds entries up to {applied} only; {REPLACE}"
+            RecoverError::MissingEntries { file, first_index, applied } => format!(
+                "the log begins with entry {first_index} in {file}, the tree holds entries up to {applied} only"
             ),
         }
     }

@@ -3,7 +3,8 @@
 use super::Version;
 use crate::http1::Headers;
 
-/// What a ringd member can do beyond etcd's protocol, announced whenever a connection begins.
+/// What a ringd member can do beyond etcd's protocol, and where it stood when its process began, announced whenever a
+/// connection begins.
 pub const CAPABILITIES: &str = "X-Ringd-Capabilities";
 /// The checksum of a posted body.
 pub const CHECKSUM: &str = "X-Ringd-Crc32";
@@ -12,7 +13,11 @@ pub const SNAPSHOT_PIECE: &str = "X-Ringd-Snapshot";
 /// How much of the snapshot the receiver has.
 pub const SNAPSHOT_PLACE: &str = "X-Ringd-Snapshot-Offset";
 
+/// Why a member is refused that is not what it was.
+pub const REFUSED: &str = "X-Ringd-Refused";
+
 const CAPABLE: &str = "crc32, snapshot";
+const STANDING: &str = "began=";
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 /// The oldest members that are spoken to, and what one is that does not say.
 const VERSION_MIN: Version = Version::new(3, 0);
@@ -27,9 +32,56 @@ pub struct Local {
     pub version: &'static str,
     /// Comma separated.
     pub peer_urls: String,
+    /// None if it could not be written down that the process began.
+    pub standing: Option<Standing>,
+}
+
+/// Where the durable state of a member stood when its process began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Number of the process: the first of a member is 1.
+    pub boot: u64,
+    /// Drawn at random for this process.
+    pub life: u64,
+    pub term: u64,
+    /// Last entry of its log.
+    pub index: u64,
+}
+
+impl Standing {
+    /// `began=BOOT/LIFE/TERM/INDEX`
+    fn token(&self) -> String {
+        let Standing {
+            boot,
+            life,
+            term,
+            index,
+        } = self;
+        format!("{STANDING}{boot}/{life:x}/{term}/{index}")
+    }
+
+    pub fn of(headers: &Headers) -> Option<Standing> {
+        let tokens = headers.get(CAPABILITIES)?.split(',');
+        let mut tokens = tokens.filter_map(|token| token.trim().strip_prefix(STANDING));
+        let mut parts = tokens.next()?.split('/');
+        let standing = Standing {
+            boot: parts.next()?.parse().ok()?,
+            life: u64::from_str_radix(parts.next()?, 16).ok()?,
+            term: parts.next()?.parse().ok()?,
+            index: parts.next()?.parse().ok()?,
+        };
+        parts.next().is_none().then_some(standing)
+    }
 }
 
 impl Local {
+    fn capabilities(&self) -> String {
+        match self.standing {
+            Some(standing) => format!("{CAPABLE}, {}", standing.token()),
+            None => CAPABLE.to_owned(),
+        }
+    }
+
     /// The fields of a Raft request; those that open streams also name the receiver.
     pub fn request(&self, to: Option<u64>) -> Vec<(&'static str, String)> {
         let mut fields = vec![
@@ -38,7 +90,7 @@ impl Local {
             ("X-PeerURLs", self.peer_urls.clone()),
             ("X-Server-From", format!("{:x}", self.member_id)),
             ("X-Server-Version", self.version.to_owned()),
-            (CAPABILITIES, CAPABLE.to_owned()),
+            (CAPABILITIES, self.capabilities()),
         ];
         if let Some(to) = to {
             fields.push(("X-Raft-To", format!("{to:x}")));
@@ -53,7 +105,7 @@ impl Local {
 
     /// The fields of any answer to a Raft request.
     pub fn response(&self) -> Vec<(&'static str, String)> {
-        vec![self.cluster(), (CAPABILITIES, CAPABLE.to_owned())]
+        vec![self.cluster(), (CAPABILITIES, self.capabilities())]
     }
 
     /// The fields of any answer to a request for a stream.
@@ -143,6 +195,12 @@ mod tests {
             cluster_id: 0xbb366eafd7443a8b,
             version: "3.5.33",
             peer_urls: "http://127.0.0.1:1,http://127.0.0.2:1".into(),
+            standing: Some(Standing {
+                boot: 12,
+                life: 0xabc,
+                term: 4,
+                index: 77,
+            }),
         }
     }
 
@@ -210,6 +268,20 @@ mod tests {
             ["http://127.0.0.1:1", "http://127.0.0.2:1"]
         );
         assert!(remote.checksums && remote.snapshots);
+        assert_eq!(Standing::of(&sent), local().standing);
+        for bad in [
+            "crc32",
+            "began=1/2/3",
+            "began=1/2/3/4/5",
+            "began=1/x/2/3",
+            "began=1/1/-2/3",
+        ] {
+            assert_eq!(
+                Standing::of(&headers(&[(CAPABILITIES, bad)])),
+                None,
+                "{bad}"
+            );
+        }
         assert_eq!(Remote::of(&Headers::default()), Remote::default());
     }
 }

@@ -9,7 +9,8 @@ mod stream;
 mod version;
 
 pub use header::{
-    Incompatible, Local, Remote, CAPABILITIES, CHECKSUM, SNAPSHOT_PIECE, SNAPSHOT_PLACE,
+    Incompatible, Local, Remote, Standing, CAPABILITIES, CHECKSUM, REFUSED, SNAPSHOT_PIECE,
+    SNAPSHOT_PLACE,
 };
 pub use stream::{decode_piece, encode_piece, Decoder, Encoder, Frame, FrameError, Kind};
 pub use version::Version;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use proto::raftpb::{ConfChangeSingle, ConfChangeV2, Message, MessageType};
+use proto::raftpb::{ConfChangeSingle, ConfChangeV2, ConfState, Message, MessageType};
 
 use super::chance::Chance;
 use super::invariants::{check_adjacent, History};
@@ -42,6 +42,7 @@ pub struct Options {
     transfers: bool,
     partitions: bool,
     compaction: bool,
+    losses: bool,
 }
 
 impl Options {
@@ -62,6 +63,17 @@ impl Options {
             transfers: chance.percent(50),
             partitions: chance.percent(60),
             compaction: chance.percent(60),
+            losses: false,
+        }
+    }
+
+    /// Disks lose everything, one at a time, in a cluster of three and more that stays as it is.
+    pub fn with_losses(self) -> Options {
+        Options {
+            crashes: true,
+            conf_changes: false,
+            losses: true,
+            ..self
         }
     }
 }
@@ -79,6 +91,8 @@ pub struct Report {
     pub snapshots: u64,
     /// Crashes.
     pub crashes: u64,
+    /// Disks that lost everything.
+    pub losses: u64,
     /// Configuration changes applied.
     pub conf_changes: u64,
     /// Clusters of which a removed leader's early retreat left nobody electable.
@@ -403,12 +417,32 @@ impl Cluster {
             return;
         };
         if member.node.is_none() {
+            self.maybe_lose_disk(id);
             self.start(id);
         } else {
             let completed = self.chance.below(member.writes.len() as u64 + 1);
             member.crash(completed as usize);
             self.history.crashed(id);
             self.report.crashes += 1;
+        }
+    }
+
+    /// More at a time than a minority, and nobody could be elected any more.
+    fn maybe_lose_disk(&mut self, id: u64) {
+        let voters = 1..=self.options.voters;
+        let mut others = voters.clone().filter(|other| *other != id);
+        let refetching = others.any(|other| self.members[&other].is_refetching());
+        if !self.options.losses || refetching || !voters.contains(&id) || self.chance.percent(70) {
+            return;
+        }
+        let first = ConfState {
+            voters: voters.collect(),
+            auto_leave: Some(false),
+            ..ConfState::default()
+        };
+        if let Some(member) = self.members.get_mut(&id) {
+            member.lose_disk(first);
+            self.report.losses += 1;
         }
     }
 

@@ -188,8 +188,9 @@ impl History {
             let index = now.commit;
             let term = node.entry_term(index).unwrap_or(0);
             let stored = |id: u64| {
-                let held = members.get(&id).is_some_and(|m| m.disk.holds(index, term));
-                Some(held)
+                // What a disk lost had been stored there.
+                let held = |m: &Member| m.disk.holds(index, term) || m.is_refetching();
+                Some(members.get(&id).is_some_and(held))
             };
             let result = node.configuration().voters.vote_result(stored);
             let majority = result == crate::quorum::VoteResult::Won;

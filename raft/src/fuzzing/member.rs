@@ -79,6 +79,10 @@ pub(super) struct Member {
     pub(super) reads: Vec<(u64, u64)>,
     /// Requests for entries that have left memory.
     pub(super) entry_reads: VecDeque<crate::EntryRead>,
+    /// The last term in which it can have promised something that its disk lost.
+    pub(super) lost: Option<u64>,
+    /// The highest term that it was ever in.
+    term_max: u64,
 }
 
 impl Member {
@@ -101,6 +105,25 @@ impl Member {
             conf_state,
             reads: Vec::new(),
             entry_reads: VecDeque::new(),
+            lost: None,
+            term_max: 0,
+        }
+    }
+
+    /// The disk of a crashed member lost everything; where it can have promised something is known from elsewhere.
+    pub(super) fn lose_disk(&mut self, first: ConfState) {
+        self.lost = Some(self.term_max);
+        self.disk = Disk {
+            checkpoint: (0, first),
+            ..Disk::default()
+        };
+    }
+
+    /// Whether it has not made up for a loss.
+    pub(super) fn is_refetching(&self) -> bool {
+        match &self.node {
+            Some(node) => node.is_refetching(),
+            None => self.lost.is_some(),
         }
     }
 
@@ -111,6 +134,7 @@ impl Member {
             start: self.disk.start,
             entries: self.disk.entries.clone(),
             applied: self.disk.checkpoint.0,
+            lost_until: self.lost,
             ..Initial::default()
         };
         self.applied = self.disk.checkpoint.0;
@@ -120,6 +144,8 @@ impl Member {
 
     /// Loses everything that is not durable, except that some of the writes under way may have made it.
     pub(super) fn crash(&mut self, completed_writes: usize) {
+        let term = self.node.as_ref().map_or(0, Node::term);
+        self.term_max = self.term_max.max(term);
         for write in self.writes.drain(..).take(completed_writes) {
             self.disk.write(&write);
         }

@@ -6,7 +6,7 @@
 //!     prevote checkquorum lease stepdown novalidate noforward durableonly manual   switches
 //!     election=E inflight=M bytes=B message=B uncommitted=B undurable=B undurableticks=T ring=B applying=B   limits
 //!     voters=1,2 learners=3 outgoing=1,2 next=3 autoleave   configuration
-//!     log=1,1,2 start=T/I term=T vote=V commit=C applied=A lost=T/I  durable state
+//!     log=1,1,2 start=T/I term=T vote=V commit=C applied=A lost=T  durable state
 //! campaign I, tick I [count], timeout I T, forget I, passive I, transfer I TO
 //! propose I DATA [count], change I auto|explicit|implicit|v1|leave [add|learner|remove|update J ...]
 //! read I CONTEXT, unreachable I J, snapshot I J ok|failed, refused I LEADER TERM, due I
@@ -542,10 +542,7 @@ pub fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
             "term" => hard.term = Some(number(value)),
             "vote" => hard.vote = Some(number(value)),
             "commit" => hard.commit = Some(number(value)),
-            "lost" => {
-                let (term, index) = place(value);
-                initial.lost_until = term.zip(index);
-            }
+            "lost" => initial.lost_until = Some(number(value)),
             "applied" => initial.applied = number(value),
             other => panic!("unknown option {other}"),
         }

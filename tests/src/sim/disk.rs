@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use engine::page::{Keep, PageDir, PageFile, SimFile, PAGE_BYTES};
 use engine::wal::{FileOp, FileOpKind, LogDir, MemoryDir, SegmentFile, SegmentId, Write};
-use ringd::bootstrap::assemble::LogMedium;
+use ringd::bootstrap::assemble::{self, LogMedium};
+use ringd::promises::{MemoryPromises, PromiseFile};
 
 use super::chance::Chance;
 use super::planted;
@@ -139,11 +140,32 @@ impl PageDir for PageDisk {
 pub struct Disk {
     pub log: LogDisk,
     pub pages: Arc<PageDisk>,
+    promises: Arc<MemoryPromises>,
     /// Log writes under way, in the order of submission.
     flying: Vec<Write>,
     /// The last writes that are durable: segment, offset, length.
     written: VecDeque<(SegmentId, u64, usize)>,
     op: Option<FileOp>,
+}
+
+impl assemble::Disk for Disk {
+    fn pages(&self) -> io::Result<Arc<dyn PageFile>> {
+        Ok(Arc::new(self.pages.pages()))
+    }
+
+    fn log(&self) -> &dyn LogMedium {
+        &self.log
+    }
+
+    fn promises(&self) -> Arc<dyn PromiseFile> {
+        self.promises.clone()
+    }
+
+    fn set_aside(&self) -> io::Result<Vec<String>> {
+        self.pages.files().pages = SimFile::new();
+        self.log.0.files().clear();
+        Ok(vec!["nothing".to_string()])
+    }
 }
 
 impl Disk {
@@ -262,6 +284,29 @@ impl Disk {
         let page = self.some_page(chance)?;
         self.overwrite_page(page, &[0; PAGE_BYTES]);
         Some("page flush that lied")
+    }
+
+    /// A file of a machine that is down is gone, and says of what.
+    pub fn lose(&mut self, chance: &mut Chance) -> &'static str {
+        if chance.percent(30) {
+            self.pages.files().pages = SimFile::new();
+            return "pages lost";
+        }
+        if chance.percent(50) {
+            self.log.0.files().clear();
+            return "log lost";
+        }
+        let mut files = self.log.0.files();
+        let ids: Vec<SegmentId> = files.keys().copied().collect();
+        if !ids.is_empty() {
+            files.remove(chance.pick(&ids));
+        }
+        "log segment lost"
+    }
+
+    /// The log that they belong to is no more.
+    pub fn forget_writes(&mut self) {
+        self.written.clear();
     }
 
     /// Ends a file operation. On a full disk nothing new can be made.

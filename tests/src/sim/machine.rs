@@ -40,6 +40,9 @@ impl World {
         }
         let life = self.node(number).life;
         self.say(|| format!("{} starts, life {life}", name(number)));
+        if self.node(number).refetches {
+            self.coverage.hit("member without its data started");
+        }
         self.after(0, Event::Pulse { node: number, life });
         self.connect(number);
     }
@@ -137,8 +140,15 @@ impl World {
     /// What holds after every turn of a member.
     pub fn check_member(&mut self, number: usize, life: u64) {
         let node = &mut self.nodes[number - 1];
-        if let Some(running) = &node.running {
+        let counts = node.running.as_ref().filter(|r| !r.member.is_refetching());
+        if let Some(running) = counts {
+            // What it once had was counted, whatever became of it.
             node.durable_index = running.member.log().durable_index();
+            if std::mem::take(&mut node.refetches) {
+                self.coverage.hit("member has its data again");
+                let id = node.id;
+                self.disarm(number, id);
+            }
         }
         let node = &self.nodes[number - 1];
         let Some(running) = &node.running else { return };

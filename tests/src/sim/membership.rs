@@ -22,6 +22,10 @@ const AWAITED_NS: u64 = 60 * SECOND_NS;
 const OPERATOR: u32 = INSPECTION - 1;
 /// A machine with a damaged disk is found out within about this long.
 const FOUND_OUT_NS: u64 = 15 * SECOND_NS;
+/// How many of the machines with a damaged disk start again before somebody finds out.
+const RESTARTED_PERCENT: u64 = 50;
+/// How often whole files are lost, and not single bits.
+const LOST_PERCENT: u64 = 50;
 
 /// What a machine is to the cluster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -182,7 +186,7 @@ impl World {
         let settled = self.nodes.iter().all(|node| match node.standing {
             Standing::Removed => true,
             Standing::Awaited => node.awaited_ns + AWAITED_NS < self.now,
-            Standing::Member => !node.broken && !node.rotten,
+            Standing::Member => !node.broken && !node.rotten && !node.is_refetching(),
         });
         let voters = self.voters().len();
         if !settled || voters < 3 || self.nodes.len() >= MACHINES_MAX {
@@ -190,10 +194,19 @@ impl World {
         }
         let victim = *self.chance.faults.pick(&members);
         let mut chance = super::chance::Chance::stream(self.chance.faults.draw(), 0);
-        let Some(what) = self.node_mut(victim).disk.rot(&mut chance) else {
+        let state = self.node(victim).state();
+        let loses = chance.percent(LOST_PERCENT);
+        if loses {
+            self.crash(victim);
+        }
+        let disk = &mut self.node_mut(victim).disk;
+        let what = match loses {
+            true => Some(disk.lose(&mut chance)),
+            false => disk.rot(&mut chance),
+        };
+        let Some(what) = what else {
             return;
         };
-        let state = self.node(victim).state();
         self.coverage.hit_in(what, state);
         self.say(|| format!("{}: {what}", name(victim)));
         let node = self.node_mut(victim);
@@ -201,11 +214,16 @@ impl World {
         node.excused = true;
         let delay = self.chance.faults.around(FOUND_OUT_NS);
         self.after(delay, Event::Replace { node: victim });
+        if !loses && chance.percent(RESTARTED_PERCENT) {
+            // Most damage shows at a start only.
+            self.crash(victim);
+        }
     }
 
     /// A machine whose disk is damaged is taken away, and another one put in its place.
     pub fn replace(&mut self, victim: usize) {
-        if self.calm || self.node(victim).standing != Standing::Member {
+        let node = self.node(victim);
+        if self.calm || node.standing != Standing::Member || !(node.rotten || node.broken) {
             return;
         }
         self.retire(victim);

@@ -1,7 +1,5 @@
 //! One simulated machine: its disk, and the member that runs on it between two crashes.
 
-use std::sync::Arc;
-
 use engine::page::{CheckpointJob, Options as PageOptions};
 use engine::{lease, store, wal, watch};
 use ringd::bootstrap::assemble::{self, Origin, Plan};
@@ -67,6 +65,8 @@ pub struct Node {
     pub joins: bool,
     /// Its disk was damaged by more than a crash.
     pub rotten: bool,
+    /// It started without what it had, and may still do.
+    pub refetches: bool,
     /// It is gone for good.
     pub broken: bool,
 }
@@ -124,6 +124,7 @@ impl Node {
             awaited_ns: 0,
             joins: false,
             rotten: false,
+            refetches: false,
             broken: false,
         }
     }
@@ -178,8 +179,7 @@ impl Node {
                     })
                 },
             },
-            Arc::new(self.disk.pages.pages()),
-            &self.disk.log,
+            &self.disk,
             || match joins {
                 false => founding(number, members).map(Origin::Founding),
                 true => Ok(Origin::Joining(wal::Identity {
@@ -191,6 +191,12 @@ impl Node {
         .map_err(|error| format!("{} does not start: {error}", name(number)))?;
         assembled.member.set_scrub_interval(SCRUB_INTERVAL_NS);
         self.applied_seen = assembled.member.store().applied().0;
+        self.refetches = assembled.member.is_refetching();
+        if self.refetches && self.rotten {
+            // What was damaged is gone, and what comes instead is as good as any.
+            (self.rotten, self.excused) = (false, false);
+            self.disk.forget_writes();
+        }
         self.running = Some(Running {
             member: assembled.member,
             clock: Clock::new(chance.between(RATE_MIN, RATE_MAX), now_ns),
@@ -204,6 +210,12 @@ impl Node {
             effects: Vec::new(),
         });
         Ok(())
+    }
+
+    /// Whether it lost what it had and has not enough of it again.
+    pub fn is_refetching(&self) -> bool {
+        let running = self.running.as_ref();
+        self.refetches && running.is_none_or(|running| running.member.is_refetching())
     }
 
     /// Whether the disk has this entry.

@@ -50,6 +50,7 @@ pub fn input(input: &Input, name: impl Fn(u64) -> String) -> String {
             UpkeepDone::Grown(result) => format!("page file grown: {result:?}"),
             UpkeepDone::Pages(done) => format!("pages scrubbed: {done:?}"),
             UpkeepDone::Log(_, result) => format!("log scrubbed: {result:?}"),
+            UpkeepDone::Promises(written) => format!("promises written: {written:?}"),
         },
         Input::Message(m) => format!("got {}", message(m, name)),
         Input::Unreachable { peer } => format!("unreachable: {}", name(*peer)),
@@ -95,6 +96,7 @@ pub fn input(input: &Input, name: impl Fn(u64) -> String) -> String {
             Err(error) => format!("installing failed: {error}"),
         },
         Input::RemovedHere => "removed, they say".to_string(),
+        Input::WentBack { why } => why.clone(),
         Input::Stop => "stop".to_string(),
         Input::Wake => "wake".to_string(),
         Input::Pulse => "pulse".to_string(),
@@ -130,6 +132,7 @@ pub fn effect(effect: &Effect, name: impl Fn(u64) -> String) -> String {
             UpkeepJob::Grow(_) => "grows the page file".to_string(),
             UpkeepJob::ScrubPages(_) => "scrubs pages".to_string(),
             UpkeepJob::ScrubLog(_) => "scrubs the log".to_string(),
+            UpkeepJob::Promises(_) => "writes its promises".to_string(),
         },
         Effect::Send(m) => format!("sends {}", message(m, name)),
         Effect::AskPeer { ask, peer, request } => {
@@ -213,6 +216,7 @@ pub fn mix_effect(effect: &Effect, trace: &mut Trace) {
             UpkeepJob::Grow(_) => 16,
             UpkeepJob::ScrubPages(_) => 17,
             UpkeepJob::ScrubLog(_) => 18,
+            UpkeepJob::Promises(_) => 19,
         }),
         Effect::Send(m) => {
             trace.mix(9);
@@ -259,6 +263,7 @@ pub fn mix_input(input: &Input, trace: &mut Trace) {
             UpkeepDone::Grown(result) => (33, u64::from(result.is_ok())),
             UpkeepDone::Pages(done) => (34, done.verified_pages),
             UpkeepDone::Log(_, result) => (35, u64::from(result.is_ok())),
+            UpkeepDone::Promises((promises, _)) => (36, promises.term_max),
         },
         Input::Message(m) => {
             mix_message(m, trace);
@@ -279,6 +284,7 @@ pub fn mix_input(input: &Input, trace: &mut Trace) {
         Input::Staged { transfer, staged } => (24, transfer * 2 + u64::from(staged.result.is_ok())),
         Input::Installed { result } => (25, u64::from(result.is_ok())),
         Input::RemovedHere => (14, 0),
+        Input::WentBack { .. } => (37, 0),
         Input::Stop => (15, 0),
         Input::Wake => (16, 0),
         Input::Pulse => (17, 0),

@@ -9,6 +9,7 @@ mod growing;
 mod membership;
 mod partitions;
 mod pauses;
+mod refetch;
 mod restarts;
 mod service;
 mod snapshots;

@@ -165,6 +165,43 @@ async fn promoted(client: &Client, id: u64) {
     }
 }
 
+/// A member that does not lead passes on what another one asks of it at the peer port.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_follower_passes_on_a_promotion_asked_of_its_peer_port() {
+    let mut cluster = Cluster::start(Plan::of(3)).await;
+    let learner = cluster.prepare().await;
+    let id = cluster.admit(0, learner, true).await;
+    let leader = cluster.leader().await;
+    for via in [cluster.others(leader)[0], leader] {
+        let member = cluster.member(via);
+        let answer = member.peer_post("/members/promote/77").await;
+        let answer = answer.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 404 "), "m{via}: {answer}");
+        let answer = member.peer_post(&format!("/members/promote/{id}")).await;
+        let answer = answer.expect("an answer");
+        assert!(answer.starts_with("HTTP/1.1 412 "), "m{via}: {answer}");
+        assert!(answer.contains("in sync with leader"), "m{via}: {answer}");
+    }
+    cluster.boot(learner);
+    let end = Instant::now() + PATIENCE;
+    let promoted = loop {
+        let follower = cluster.others(cluster.leader().await)[0];
+        let member = cluster.member(follower);
+        let answer = member.peer_post(&format!("/members/promote/{id}")).await;
+        let answer = answer.expect("an answer");
+        if answer.starts_with("HTTP/1.1 200 ") {
+            break answer;
+        }
+        assert!(answer.starts_with("HTTP/1.1 412 "), "{answer}");
+        assert!(Instant::now() < end, "the learner does not catch up");
+        pause_ms(50).await;
+    };
+    let (_, body) = promoted.split_once("\r\n\r\n").expect("a head and a body");
+    assert!(body.contains(&format!("\"id\":{id}")), "{body}");
+    assert!(!body.contains("isLearner"), "{body}");
+    cluster.ready(learner).await.expect("a voter serves");
+}
+
 /// A member moves to another peer URL.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_moves_to_another_url_under_load() {

@@ -4,13 +4,18 @@
 //! [`Member`] that has done nothing yet. What the page file and the log say of each other is checked before either is
 //! believed.
 
-use super::{alone, Failure};
+use super::{
+    alone,
+    refetch::{self, Damage, Kept, Trouble},
+    Failure,
+};
 use crate::{
     identity::{self, Founding},
     member::{self, Member},
+    promises::{sync_parent, PromiseFile, Promises, RealPromises},
 };
 use engine::{
-    page::{Opened, Options as PageOptions, PageFile, Pages},
+    page::{is_disk_full, Options as PageOptions, PageFile, Pages, RealFile},
     store::{self, Store},
     wal::{
         self, driver::LogFiles, Expect, FileOp, Identity, LogDir, LogPosition, Mark, Recovered,
@@ -20,7 +25,14 @@ use engine::{
 };
 use prost::Message;
 use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
-use std::{io, sync::Arc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Sets of damaged files that are kept; with so many there, no more are made.
+const ASIDE_MAX: usize = 4;
 
 /// Pages that the replay at start changes at most, in bytes: as many as may be changed in memory at any time. The rest of
 /// a log that holds more is applied while the first ones are written back.
@@ -41,6 +53,78 @@ impl LogMedium for LogFiles {
 
     fn write(&self, write: &Write) -> io::Result<()> {
         self.write_inline(write)
+    }
+}
+
+/// What a member keeps its state on.
+pub trait Disk {
+    /// Opens the page file, or lays out a new one.
+    fn pages(&self) -> io::Result<Arc<dyn PageFile>>;
+    fn log(&self) -> &dyn LogMedium;
+    fn promises(&self) -> Arc<dyn PromiseFile>;
+    /// Puts page file and log out of the way, durably, under the names that are returned. What is not there is no error.
+    fn set_aside(&self) -> io::Result<Vec<String>>;
+}
+
+/// Files in the member's directory.
+pub struct RealDisk {
+    pages: PathBuf,
+    log: Arc<LogFiles>,
+    promises: Arc<RealPromises>,
+}
+
+impl RealDisk {
+    /// The paths are those of the page file and of the promises.
+    pub fn new(pages: &Path, log: Arc<LogFiles>, promises: &Path) -> RealDisk {
+        RealDisk {
+            pages: pages.to_owned(),
+            log,
+            promises: Arc::new(RealPromises::new(promises)),
+        }
+    }
+
+    fn pages_aside(&self, name: &str) -> PathBuf {
+        let mut aside = self.pages.as_os_str().to_owned();
+        aside.push(format!(".{name}"));
+        PathBuf::from(aside)
+    }
+}
+
+impl Disk for RealDisk {
+    fn pages(&self) -> io::Result<Arc<dyn PageFile>> {
+        let file = RealFile::open_or_create(&self.pages).map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", self.pages.display()))
+        })?;
+        Ok(Arc::new(file))
+    }
+
+    fn log(&self) -> &dyn LogMedium {
+        &*self.log
+    }
+
+    fn promises(&self) -> Arc<dyn PromiseFile> {
+        self.promises.clone()
+    }
+
+    fn set_aside(&self) -> io::Result<Vec<String>> {
+        let names = (1..=ASIDE_MAX).map(|number| format!("damaged-{number}"));
+        let is_free = |name: &String| {
+            !self.pages_aside(name).exists() && !self.log.path().join(name).exists()
+        };
+        let name = names.clone().find(is_free).ok_or_else(|| {
+            let last = self.pages_aside(&format!("damaged-{ASIDE_MAX}"));
+            io::Error::other(format!(
+                "{} and others before it are there already: check the device, and remove them",
+                last.display()
+            ))
+        })?;
+        let log = self.log.set_aside(&name)?;
+        let pages = self.pages_aside(&name);
+        match std::fs::rename(&self.pages, &pages) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => sync_parent(&self.pages)?,
+        }
+        Ok(vec![pages.display().to_string(), log.display().to_string()])
     }
 }
 
@@ -76,35 +160,47 @@ impl Origin {
     }
 }
 
+/// How a member comes to be that has no data.
+enum Beginning {
+    New(Origin),
+    /// It is a member that lost what it had, and can have promised something up to this term.
+    Refetching(Identity, u64),
+}
+
+impl Beginning {
+    fn identity(&self) -> Identity {
+        match self {
+            Beginning::New(origin) => origin.identity(),
+            Beginning::Refetching(identity, _) => *identity,
+        }
+    }
+}
+
 pub struct Assembled {
     pub member: Member,
     pub ids: Identity,
     /// The data directory was empty.
     pub new: bool,
+    /// How often the member was started by now; none if that could not be written down.
+    pub boot: Option<u64>,
     /// Lines that an operator may want to read.
     pub notes: Vec<String>,
 }
 
 /// Opens the member whose page file and log these are; `originate` says where it comes from if both are new.
-pub fn open<M, F>(
-    plan: Plan<M>,
-    file: Arc<dyn PageFile>,
-    log: &dyn LogMedium,
-    originate: F,
-) -> Result<Assembled, Failure>
+pub fn open<M, F>(plan: Plan<M>, disk: &dyn Disk, originate: F) -> Result<Assembled, Failure>
 where
     M: FnOnce(Identity) -> Result<member::Config, Failure>,
     F: FnOnce() -> Result<Origin, Failure>,
 {
-    open_with(plan, file, log, originate, None)
+    open_with(plan, disk, originate, None)
 }
 
 /// As [`open`], but a member that has data becomes the only one of its cluster. The URLs are its own, in case the cluster
 /// does not know it yet.
 pub fn open_alone<M, F>(
     plan: Plan<M>,
-    file: Arc<dyn PageFile>,
-    log: &dyn LogMedium,
+    disk: &dyn Disk,
     originate: F,
     peer_urls: &[String],
 ) -> Result<Assembled, Failure>
@@ -112,13 +208,12 @@ where
     M: FnOnce(Identity) -> Result<member::Config, Failure>,
     F: FnOnce() -> Result<Origin, Failure>,
 {
-    open_with(plan, file, log, originate, Some(peer_urls))
+    open_with(plan, disk, originate, Some(peer_urls))
 }
 
 fn open_with<M, F>(
     plan: Plan<M>,
-    file: Arc<dyn PageFile>,
-    log: &dyn LogMedium,
+    disk: &dyn Disk,
     originate: F,
     alone: Option<&[String]>,
 ) -> Result<Assembled, Failure>
@@ -126,23 +221,129 @@ where
     M: FnOnce(Identity) -> Result<member::Config, Failure>,
     F: FnOnce() -> Result<Origin, Failure>,
 {
-    let path = file.name();
     let log_path = plan.wal.directory.display().to_string();
     let mut notes = Vec::new();
-    let opened = Pages::open(file, plan.pages)?;
+    let (files, kept) = read_or_empty(&plan, disk, alone.is_some(), &mut notes)?;
+    let Files {
+        mut store,
+        recovered,
+        known,
+        path,
+    } = files;
+    // The first batch of a log says whose it is; it may hold no entry where a member joined.
+    let beginning = match (known || recovered.tail.identity().is_some(), kept.known()) {
+        (true, _) => None,
+        (false, Some(promises)) => Some(refetching(&promises)),
+        (false, None) => Some(Beginning::New(originate()?)),
+    };
+    let ids = match (&beginning, recovered.tail.identity()) {
+        (Some(beginning), _) => beginning.identity(),
+        (None, Some(found)) => found,
+        (None, None) => return Err(no_log(&path, &log_path).into()),
+    };
+    refuse_other_cluster(&store, ids, &path, &log_path)?;
+    refuse_other_promises(&kept, ids, &*disk.promises())?;
+    store.hub_mut().set_identity(watch::Identity {
+        cluster_id: ids.cluster_id,
+        member_id: ids.member_id,
+        raft_term: 0,
+    });
+    let config = (plan.member)(ids)?;
+    let new = matches!(beginning, Some(Beginning::New(_)));
+    let found = Found {
+        beginning,
+        store,
+        recovered,
+        lost_until: kept.refetch().map(|refetch| refetch.until),
+    };
+    let mut member = build(config, plan.wal, plan.raft, found, disk.log(), alone)?;
+    let boot = keep_promises(&mut member, ids, kept, disk.promises(), &mut notes)?;
+    Ok(Assembled {
+        member,
+        ids,
+        new,
+        boot,
+        notes,
+    })
+}
+
+/// What the files hold; without anything in them, if they were damaged and the member may fetch its data again.
+fn read_or_empty<M>(
+    plan: &Plan<M>,
+    disk: &dyn Disk,
+    alone: bool,
+    notes: &mut Vec<String>,
+) -> Result<(Files, Kept), Failure> {
+    let mut kept = Kept::read(&*disk.promises())?;
+    if let (true, Some(_)) = (alone, kept.refetch()) {
+        return Err(format!(
+            "{} says that this member was fetching again what it had lost, so that it may lack what the cluster \
+             acknowledged: use --force-new-cluster with the data of another member, or restore a snapshot",
+            disk.promises().name()
+        )
+        .into());
+    }
+    if let Some(promises) = kept.known() {
+        if promises.refetch.is_some_and(|refetch| !refetch.emptied) {
+            kept = Kept::Known(refetch::empty(disk, promises, notes)?);
+        }
+    }
+    let is_refetching = kept.refetch().is_some();
+    let damage = match read(plan, disk, alone, notes) {
+        Ok(files) if files.is_empty() && !is_refetching => match kept.known() {
+            None => return Ok((files, kept)),
+            Some(_) => all_lost(&files, plan, disk),
+        },
+        Ok(files) => return Ok((files, kept)),
+        Err(Trouble::Damage(damage)) if !alone => damage,
+        Err(trouble) => return Err(trouble.into()),
+    };
+    let promises = refetch::begin(disk, kept, damage, notes)?;
+    let files = read(plan, disk, alone, notes).map_err(Failure::from)?;
+    Ok((files, Kept::Known(promises)))
+}
+
+/// Page file and log, opened.
+struct Files {
+    store: Store,
+    recovered: Recovered,
+    /// The page file has a checkpoint.
+    known: bool,
+    path: String,
+}
+
+impl Files {
+    fn is_empty(&self) -> bool {
+        !self.known && self.recovered.tail.identity().is_none()
+    }
+}
+
+/// `alone`: what the log says to be committed is not what counts.
+fn read<M>(
+    plan: &Plan<M>,
+    disk: &dyn Disk,
+    alone: bool,
+    notes: &mut Vec<String>,
+) -> Result<Files, Trouble> {
+    let file = disk.pages().map_err(Failure::from)?;
+    let path = file.name();
+    let opened = Pages::open(file, plan.pages.clone())?;
     if let Some(reason) = &opened.report.fell_back {
         notes.push(format!(
             "{path}: fell back to the older meta page: {reason}"
         ));
     }
     let known = opened.meta.is_some();
-    let mut store = open_store(opened, plan.store)?;
+    let mut store = match &opened.meta {
+        Some(meta) => Store::open(opened.pages, meta, plan.store.clone())?,
+        None => Store::create(opened.pages, plan.store.clone()),
+    };
     let expect = match known {
         true => expectation(&store, &path)?,
         false => Expect::default(),
     };
-    let mut recovered = wal::recover_while(log, expect, |walked| {
-        if alone.is_none() {
+    let mut recovered = wal::recover_while(disk.log(), expect, |walked| {
+        if !alone {
             replay(&mut store, &walked);
         }
     })?;
@@ -155,42 +356,113 @@ where
             recovered.report
         ));
     }
-    // The first batch of a log says whose it is; it may hold no entry where a member joined.
-    let origin = match !known && recovered.tail.identity().is_none() {
-        true => Some(originate()?),
-        false => None,
+    if known && recovered.tail.identity().is_none() {
+        let advice = no_log(&path, &plan.wal.directory.display().to_string());
+        let what = advice.clone();
+        return Err(Trouble::Damage(Damage { what, advice }));
+    }
+    Ok(Files {
+        store,
+        recovered,
+        known,
+        path,
+    })
+}
+
+fn no_log(path: &str, log_path: &str) -> String {
+    format!(
+        "{path} needs a log that is not in {log_path}: put the log's directory back, or start with an empty data directory"
+    )
+}
+
+/// Neither page file nor log holds anything, but the promises name a member that had something there.
+fn all_lost<M>(files: &Files, plan: &Plan<M>, disk: &dyn Disk) -> Damage {
+    let promises = disk.promises().name();
+    let what = format!(
+        "{} and the log in {} hold nothing, but {promises} says that a member had its data there",
+        files.path,
+        plan.wal.directory.display()
+    );
+    let advice = format!(
+        "{what}: put both back, or remove what is left of the data directory if this is to become a new member"
+    );
+    Damage { what, advice }
+}
+
+/// A member that begins anew, under the identity that it had.
+fn refetching(promises: &Promises) -> Beginning {
+    let ids = Identity {
+        cluster_id: promises.cluster_id,
+        member_id: promises.member_id,
     };
-    let ids = match (&origin, recovered.tail.identity()) {
-        (Some(origin), _) => origin.identity(),
-        (None, Some(found)) => found,
-        (None, None) => {
-            return Err(format!(
-                "{path} needs a log that is not in {log_path}: put the log's directory back, or start with an empty data \
-                 directory"
+    Beginning::Refetching(ids, promises.refetch.map_or(0, |refetch| refetch.until))
+}
+
+fn refuse_other_promises(
+    kept: &Kept,
+    ids: Identity,
+    file: &dyn PromiseFile,
+) -> Result<(), Failure> {
+    match kept.known() {
+        Some(kept) if (kept.cluster_id, kept.member_id) != (ids.cluster_id, ids.member_id) => {
+            Err(format!(
+                "{} belongs to member {:x} of cluster {:x}, the log to member {:x} of cluster {:x}: put both back from the \
+                 same copy",
+                file.name(),
+                kept.member_id,
+                kept.cluster_id,
+                ids.member_id,
+                ids.cluster_id
             )
             .into())
         }
-    };
-    refuse_other_cluster(&store, ids, &path, &log_path)?;
-    store.hub_mut().set_identity(watch::Identity {
+        _ => Ok(()),
+    }
+}
+
+/// Has the member keep its promises in view, and what is written of them true from the start. The answer is the number of
+/// this start, if that is durable.
+fn keep_promises(
+    member: &mut Member,
+    ids: Identity,
+    kept: Kept,
+    file: Arc<dyn PromiseFile>,
+    notes: &mut Vec<String>,
+) -> Result<Option<u64>, Failure> {
+    let voters = &member.node().configuration().voters.incoming.ids;
+    if let Kept::Unreadable(why) = &kept {
+        if !member.may_write_inline() {
+            return Err(format!(
+                "{why}; nothing else says whether this member may vote: remove it from the cluster and add it again with \
+                 an empty data directory"
+            )
+            .into());
+        }
+        notes.push(format!("{why}; it is written anew"));
+    }
+    let before = kept.known().unwrap_or_default();
+    let mut promises = Promises {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,
-        raft_term: 0,
-    });
-    let config = (plan.member)(ids)?;
-    let new = origin.is_some();
-    let found = Found {
-        origin,
-        store,
-        recovered,
+        ..before
     };
-    let member = build(config, plan.wal, plan.raft, found, log, alone)?;
-    Ok(Assembled {
-        member,
-        ids,
-        new,
-        notes,
-    })
+    if !voters.as_slice().is_empty() {
+        promises.voters = voters.as_slice().len() as u32;
+        promises.is_voter = voters.contains(ids.member_id);
+    }
+    if !member.node().is_refetching() {
+        promises.refetch = None;
+    }
+    promises.boots += 1;
+    let promises = promises.ahead_of(member.node().term());
+    let durable = match (file.replace(&promises.encode()), kept.known()) {
+        (Ok(()), _) => promises,
+        // A restart needs no room: it is tried again, and what was written before holds until then.
+        (Err(error), Some(before)) if is_disk_full(&error) => before,
+        (Err(error), _) => return Err(refetch::unwritable(&*file, error)),
+    };
+    member.set_promises(file, durable);
+    Ok((durable.boots == promises.boots).then_some(durable.boots))
 }
 
 /// Applies what the log holds, and says itself to be committed, beyond the pages. Nothing but memory changes.
@@ -235,14 +507,6 @@ pub(super) fn refuse_other_cluster(
     Ok(())
 }
 
-/// Opens the store that the meta page names, or an empty one.
-fn open_store(opened: Opened, options: store::Options) -> Result<Store, Failure> {
-    Ok(match &opened.meta {
-        Some(meta) => Store::open(opened.pages, meta, options)?,
-        None => Store::create(opened.pages, options),
-    })
-}
-
 /// What the meta page claims of the log.
 fn expectation(store: &Store, path: &str) -> Result<Expect, Failure> {
     let mark = store.log_mark();
@@ -260,9 +524,11 @@ fn expectation(store: &Store, path: &str) -> Result<Expect, Failure> {
 /// What page file and log hold.
 struct Found {
     /// If they hold nothing.
-    origin: Option<Origin>,
+    beginning: Option<Beginning>,
     store: Store,
     recovered: Recovered,
+    /// The last term of promises that may be lost.
+    lost_until: Option<u64>,
 }
 
 fn build(
@@ -274,22 +540,24 @@ fn build(
     alone: Option<&[String]>,
 ) -> Result<Member, Failure> {
     let Found {
-        origin,
+        beginning,
         store,
         recovered,
+        lost_until,
     } = found;
-    let new = origin.is_some();
+    let new = beginning.is_some();
     let ids = Identity {
         cluster_id: config.cluster_id,
         member_id: config.member_id,
     };
     let path = wal_config.directory.display().to_string();
     let mut wal = Wal::new(wal_config, ids, recovered.tail)?;
-    let mut initial = match origin {
-        Some(origin) => {
-            let (hard_state, entries) = match origin {
-                Origin::Founding(founding) => first_entries(&founding),
-                Origin::Joining(_) => Default::default(),
+    let mut initial = match beginning {
+        Some(beginning) => {
+            let (hard_state, entries) = match beginning {
+                Beginning::New(Origin::Founding(founding)) => first_entries(&founding),
+                Beginning::New(Origin::Joining(_)) => Default::default(),
+                Beginning::Refetching(_, until) => (term_after(until), Vec::new()),
             };
             write_now(&mut wal, log, &path, &entries, &hard_state)?;
             raft::Initial {
@@ -321,6 +589,7 @@ fn build(
     };
     initial.conf_state = store.conf_state().clone();
     (initial.applied, _) = store.applied();
+    initial.lost_until = lost_until;
     if let (Some(peer_urls), false) = (alone, new) {
         let changes = alone::leave_alone(ids.member_id, peer_urls, &store, &mut initial)?;
         if !changes.is_empty() {
@@ -330,6 +599,15 @@ fn build(
     raft_config.id = ids.member_id;
     let node = raft::Node::new(raft_config, initial)?;
     Ok(Member::new(config, node, wal, store))
+}
+
+/// With a later term than any leader's that this member can have promised something, the others elect a new one.
+fn term_after(until: u64) -> HardState {
+    HardState {
+        term: Some(until + 1),
+        vote: Some(0),
+        commit: Some(0),
+    }
 }
 
 /// What Raft is told of a log that was read back. Entries that are applied stay on disk, where followers that are behind

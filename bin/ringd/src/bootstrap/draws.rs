@@ -31,7 +31,7 @@ impl Draws {
     }
 }
 
-fn random_u64() -> Result<u64, Failure> {
+pub(super) fn random_u64() -> Result<u64, Failure> {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).map_err(|error| format!("no random bytes: {error}"))?;
     Ok(u64::from_le_bytes(bytes))

@@ -4,6 +4,7 @@ mod advance;
 mod alone;
 mod machine;
 mod other_cluster;
+mod refetch;
 mod srv;
 
 use super::{assemble::Origin, dns::NameServers, originate, resolve::Resolver, Surroundings};

@@ -1,6 +1,6 @@
 //! Raft's output to the log, and the log's completions to Raft.
 
-use super::{Effect, Member};
+use super::{Effect, Member, Persisting};
 use engine::wal::{AlignedBuf, ReadError, Ticket};
 use proto::raftpb::Entry;
 use raft::Ready;
@@ -45,7 +45,7 @@ impl Member {
             return;
         }
         match self.wal.append(&ready.entries, hard_state.as_ref()) {
-            Ok(ticket) => self.persisting.push_back((ticket, ready.seq)),
+            Ok(ticket) => self.note_persisting(ticket, ready.seq),
             // Proposals stop long before the log's bound, so only what Raft must write can meet it.
             Err(error) => self.halt(format!("the write-ahead log cannot take more: {error}")),
         }
@@ -86,7 +86,7 @@ impl Member {
             return self.halt(failure.to_string());
         }
         self.wal.reuse(buffer);
-        self.report_durable(self.wal.durable());
+        self.report_durable();
     }
 
     pub(super) fn log_file_done(&mut self, tag: u64, result: io::Result<()>, now_ns: u64) {
@@ -96,13 +96,20 @@ impl Member {
         self.look_at_space();
     }
 
-    fn report_durable(&mut self, durable: Ticket) {
+    pub(super) fn note_persisting(&mut self, ticket: Ticket, seq: u64) {
+        let term = self.node.term();
+        self.persisting.push_back(Persisting { ticket, seq, term });
+    }
+
+    /// Tells Raft what is durable, as far as the bound of this member's promises is, too.
+    pub(super) fn report_durable(&mut self) {
+        let durable = self.wal.durable();
         let mut newest = None;
-        while let Some((ticket, seq)) = self.persisting.front() {
-            if *ticket > durable {
+        while let Some(oldest) = self.persisting.front() {
+            if oldest.ticket > durable || !self.kept.allows(oldest.term) {
                 break;
             }
-            newest = Some(*seq);
+            newest = Some(oldest.seq);
             self.persisting.pop_front();
         }
         if let Some(seq) = newest {

@@ -67,6 +67,11 @@ impl Changes {
         self.unpassed.retain(|passed| passed.call != call);
         self.promoted.retain(|passed| passed.call != call);
     }
+
+    /// Promotions that another member is to make.
+    fn not_here(&self) -> usize {
+        self.passed.len() + self.unpassed.len() + self.promoted.len()
+    }
 }
 
 impl Member {
@@ -128,9 +133,17 @@ impl Member {
     }
 
     /// Only the leader knows how far the learner is.
-    fn member_promote(&mut self, call: CallId, id: u64, now_ns: u64) -> Result<(), Status> {
+    pub(super) fn member_promote(
+        &mut self,
+        call: CallId,
+        id: u64,
+        now_ns: u64,
+    ) -> Result<(), Status> {
         if self.node.role() == Role::Leader {
             return self.promote(call, id, now_ns);
+        }
+        if self.changes.not_here() >= CHANGES_WAITING_MAX {
+            return Err(RequestError::TooManyRequests.into());
         }
         let passed = Passed {
             call,
@@ -141,7 +154,7 @@ impl Member {
         Ok(())
     }
 
-    pub(super) fn promote(&mut self, call: CallId, id: u64, now_ns: u64) -> Result<(), Status> {
+    fn promote(&mut self, call: CallId, id: u64, now_ns: u64) -> Result<(), Status> {
         self.check_promote(id)?;
         let context = serde_json::json!({ "id": id, "peerURLs": null, "isPromote": true });
         let kind = ConfChangeType::ConfChangeAddNode;
@@ -207,7 +220,7 @@ impl Member {
             if is_learner(passed.learner) && passed.deadline_ns > self.now_ns {
                 self.changes.promoted.push(passed);
             } else {
-                let response = self.members_response(Kind::Promote, passed.learner);
+                let response = self.change_response(passed.call, Kind::Promote, passed.learner);
                 self.reply(passed.call, Ok(response));
             }
         }
@@ -285,13 +298,18 @@ impl Member {
             return;
         };
         let response = match result {
-            Ok(()) if waiting.call.connection() == CallId::PEER_CONNECTION => {
-                Ok(self.members_json().into())
-            }
-            Ok(()) => Ok(self.members_response(waiting.kind, change.node_id())),
+            Ok(()) => Ok(self.change_response(waiting.call, waiting.kind, change.node_id())),
             Err(error) => Err(error.into()),
         };
         self.reply(waiting.call, response);
+    }
+
+    /// What a caller is told of a change that was made: a client, or another member.
+    fn change_response(&self, call: CallId, kind: Kind, id: u64) -> Bytes {
+        match call.connection() == CallId::PEER_CONNECTION {
+            true => self.members_json().into(),
+            false => self.members_response(kind, id),
+        }
     }
 
     fn members_response(&self, kind: Kind, id: u64) -> Bytes {

@@ -23,6 +23,7 @@ mod log;
 mod maintenance;
 mod membership;
 mod peer_port;
+mod promises;
 mod propose;
 mod read;
 mod room;
@@ -154,6 +155,10 @@ pub enum Input {
     },
     /// Another member says that this one was removed.
     RemovedHere,
+    /// Another member knows that this one's data went back in time.
+    WentBack {
+        why: String,
+    },
     /// The process is about to stop: another member should lead.
     Stop,
     /// The time of an [`Effect::Wake`] has come.
@@ -298,14 +303,23 @@ impl Config {
     }
 }
 
+/// An append on its way to the disk.
+struct Persisting {
+    ticket: Ticket,
+    /// The Raft output that it carries.
+    seq: u64,
+    /// What it promises is of this term at the latest.
+    term: u64,
+}
+
 pub struct Member {
     config: Config,
     node: Node,
     wal: Wal,
     store: Store,
     effects: Vec<Effect>,
-    /// Log appends on their way to the disk, with the Raft output that each carries.
-    persisting: VecDeque<(Ticket, u64)>,
+    /// Log appends on their way to the disk.
+    persisting: VecDeque<Persisting>,
     /// A newer commit index that waits for company.
     lazy_hard_state: Option<raftpb::HardState>,
     apply_queue: VecDeque<raftpb::Entry>,
@@ -337,6 +351,7 @@ pub struct Member {
     watch_streams: BTreeSet<StreamKey>,
     defragmentation: defragment::Defragmentation,
     upkeep: upkeep::Upkeep,
+    kept: promises::Kept,
     auto_compaction: Option<auto_compaction::Schedule>,
     next_tick_ns: u64,
     introduced: Introduction,
@@ -397,6 +412,7 @@ impl Member {
             watch_streams: BTreeSet::new(),
             defragmentation: defragment::Defragmentation::default(),
             upkeep: upkeep::Upkeep::default(),
+            kept: promises::Kept::default(),
             auto_compaction: None,
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
@@ -419,7 +435,7 @@ impl Member {
 
     /// Whether clients can be served: the member knows a leader and the cluster knows the member.
     pub fn is_ready(&self) -> bool {
-        self.introduced == Introduction::Done && self.has_leader()
+        self.introduced == Introduction::Done && self.has_leader() && !self.is_refetching()
     }
 
     /// Calls that wait for the log or for a read round.
@@ -482,6 +498,7 @@ impl Member {
             Input::Staged { transfer, staged } => self.staged(transfer, staged),
             Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
+            Input::WentBack { why } => self.halt(why),
             Input::Stop => self.hand_over(now_ns),
             Input::Wake => self.cluster_timers(now_ns),
             Input::Pulse => self.pulse(now_ns),
@@ -505,6 +522,7 @@ impl Member {
                 break;
             }
         }
+        self.keep_promises();
         self.introduce(now_ns);
         let tried_again = self.run_reads(now_ns);
         self.evict(tried_again);
@@ -558,7 +576,12 @@ impl Member {
     }
 
     fn ask(&mut self, call: CallId, request: Request, now_ns: u64) {
-        if self.is_learner() && !is_served_by_learners(&request) {
+        let refused = match self.is_refetching() {
+            // Even what a learner shows from its own data would look like a loss here.
+            true => !matches!(request, Request::Status | Request::Peer(_)),
+            false => self.is_learner() && !is_served_by_learners(&request),
+        };
+        if refused {
             let status = RequestError::NotSupportedForLearner.into();
             return self.refuse(call, &request, status);
         }
@@ -623,6 +646,7 @@ impl Member {
             self.retry_leaderless(now_ns);
             self.propose_changes(now_ns);
             self.snapshot_timers(now_ns);
+            self.complain_while_refetching(now_ns);
         }
         self.retry_full_checkpoint(now_ns);
         self.scrub(now_ns);

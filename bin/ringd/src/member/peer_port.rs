@@ -50,11 +50,7 @@ impl Member {
             }
             PeerRequest::HashKv { revision } => self.hash_kv(call, revision),
             PeerRequest::Promote { id } => {
-                let result = match self.node.role() {
-                    Role::Leader => self.promote(call, id, now_ns),
-                    _ => Err(RequestError::NotLeader.into()),
-                };
-                if let Err(status) = result {
+                if let Err(status) = self.member_promote(call, id, now_ns) {
                     self.reply(call, Err(status));
                 }
             }

@@ -459,7 +459,7 @@ impl Member {
                     .append(&deferred.entries, deferred.hard_state.as_ref())
             });
             if let Ok(ticket) = &ticket {
-                self.persisting.push_back((*ticket, deferred.seq));
+                self.note_persisting(*ticket, deferred.seq);
             }
             written = ticket;
         }

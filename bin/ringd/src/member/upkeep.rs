@@ -4,7 +4,10 @@
 //! past the page cache, a slice at a time at a bounded rate. Damage is reported with file and offset and raises the CORRUPT
 //! alarm. One job of each kind is under way at most.
 
-use super::{Effect, Member};
+use super::{
+    promises::{PromiseJob, Written},
+    Effect, Member,
+};
 use engine::{
     page::{is_disk_full, GrowJob, PageNo, ScrubDone, ScrubJob},
     wal::{self, LogDir, ReadError, SegmentId},
@@ -26,6 +29,7 @@ pub enum UpkeepJob {
     Grow(GrowJob),
     ScrubPages(ScrubJob),
     ScrubLog(Box<wal::ScrubJob>),
+    Promises(PromiseJob),
 }
 
 /// What came of it.
@@ -34,6 +38,7 @@ pub enum UpkeepDone {
     Pages(ScrubDone),
     /// Whether there is more of the segment.
     Log(Box<wal::ScrubJob>, Result<bool, ReadError>),
+    Promises(Written),
 }
 
 impl UpkeepJob {
@@ -45,6 +50,7 @@ impl UpkeepJob {
                 let result = job.step(log, SLICE_BYTES);
                 UpkeepDone::Log(job, result)
             }
+            UpkeepJob::Promises(job) => UpkeepDone::Promises(job.run()),
         }
     }
 }
@@ -131,6 +137,7 @@ impl Member {
                 self.scrubbed(place, bytes, now_ns);
             }
             UpkeepDone::Log(job, result) => self.segment_scrubbed(job, result, now_ns),
+            UpkeepDone::Promises(written) => self.promises_written(written),
         }
     }
 

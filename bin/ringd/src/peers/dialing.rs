@@ -237,6 +237,12 @@ impl Transport {
     /// The answer to the request for a stream.
     fn stream_answered(&mut self, id: u32, from: u64, head: &ResponseHead, now_ns: u64) {
         self.learn_software(from, &head.headers);
+        if self.hear_refusal(from, &head.headers) {
+            return self.end(id, Lost::Dropped, now_ns);
+        }
+        if self.check_standing(from, &head.headers, now_ns).is_err() {
+            return self.end(id, Lost::Failed, now_ns);
+        }
         match head.status {
             200 => {}
             410 => {

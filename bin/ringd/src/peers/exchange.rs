@@ -383,6 +383,9 @@ impl Transport {
         body: Bytes,
         now_ns: u64,
     ) {
+        if self.hear_refusal(id, headers) {
+            return;
+        }
         match exchange {
             Exchange::Post { .. } => {
                 self.learn_software(id, headers);

@@ -16,7 +16,7 @@ use crate::{
 use bytes::Bytes;
 use net::{
     http1::{RequestHead, Server, ServerEvent},
-    peer::{Encoder, Kind, Remote, CHECKSUM},
+    peer::{Encoder, Kind, Remote, CHECKSUM, REFUSED},
 };
 use prost::Message as _;
 use proto::{etcdserverpb as pb, leasepb, raftpb::Message};
@@ -232,7 +232,7 @@ impl Transport {
                 break;
             };
             match event {
-                Event::Head(head) => match routes::admit(&head, &self.config.local) {
+                Event::Head(head) => match self.admit(&head, now_ns) {
                     Ok(bytes_max) => {
                         if let Some(inbound) = self.inbound(id) {
                             inbound.request = Some((head, Vec::new(), bytes_max));
@@ -250,6 +250,19 @@ impl Transport {
         }
         self.touch(id);
         self.count_held(id, now_ns);
+    }
+
+    /// The checks that need no more than the head.
+    fn admit(&mut self, head: &RequestHead, now_ns: u64) -> Result<usize, Answer> {
+        let bytes_max = routes::admit(head, &self.config.local)?;
+        let is_raft = Route::of(head.path()).is_some_and(Route::is_raft);
+        if let (true, Some(from)) = (is_raft, Remote::of(&head.headers).from) {
+            if let Err(why) = self.check_standing(from, &head.headers, now_ns) {
+                let answer = Answer::error(412, &why).with([(REFUSED, why)]);
+                return Err(answer.with(self.config.local.response()));
+            }
+        }
+        Ok(bytes_max)
     }
 
     /// Requests that come in share a bound. Above it, a large one is given up.

@@ -10,6 +10,7 @@
 //!   refused connection proves.
 //! * `exchange` carries single requests: posted messages, questions, probes, pieces of a snapshot.
 //! * `snapshot` sends snapshots piece by piece, and takes them in.
+//! * `standing` finds members out whose data went back in time.
 //!
 //! Nothing here is trusted by Raft: a message that is lost, late, doubled or sent by two ways at once does no harm.
 
@@ -24,6 +25,7 @@ mod peer;
 mod probe;
 mod routes;
 mod snapshot;
+mod standing;
 mod types;
 
 pub use config::Config;
@@ -382,6 +384,7 @@ impl Transport {
             && message.r#type() != MessageType::MsgSnap
             && !self.removed.contains(&message.from());
         if welcome {
+            self.note_acknowledged(&message);
             self.inputs.push(Input::Message(message));
         }
     }

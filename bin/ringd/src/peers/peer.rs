@@ -1,6 +1,6 @@
 //! What the transport knows of one other member.
 
-use super::{exchange::Queues, snapshot::Sending, types::PeerAsk};
+use super::{exchange::Queues, snapshot::Sending, standing::Known, types::PeerAsk};
 use crate::config::{url::Scheme, Url};
 use net::peer::Kind;
 
@@ -48,6 +48,7 @@ pub struct Peer {
     pub idle: Vec<u32>,
     pub probe_next_ns: u64,
     pub sending: Option<Sending>,
+    pub standing: Known,
 }
 
 impl Peer {
@@ -66,6 +67,7 @@ impl Peer {
             idle: Vec::new(),
             probe_next_ns: 0,
             sending: None,
+            standing: Known::default(),
         }
     }
 

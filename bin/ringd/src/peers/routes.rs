@@ -101,7 +101,7 @@ impl<'a> Route<'a> {
         }
     }
 
-    fn is_raft(self) -> bool {
+    pub fn is_raft(self) -> bool {
         matches!(self, Route::Message | Route::Snapshot | Route::Stream(_))
     }
 

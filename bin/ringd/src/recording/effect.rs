@@ -155,6 +155,10 @@ fn encode_disk(effect: &Effect, out: &mut Writer) -> u8 {
             out.text(&format!("{job:?}"));
             27
         }
+        Effect::Upkeep(UpkeepJob::Promises(job)) => {
+            out.u64(digest(&job.content()));
+            29
+        }
         _ => 0,
     }
 }

@@ -32,6 +32,7 @@ pub enum Done {
     Grown,
     PagesScrubbed,
     LogScrubbed,
+    PromisesWritten,
     Prepared { peer: u64, id: u64 },
     SnapshotRead { peer: u64, id: u64, offset: u64 },
     Staged { transfer: u64 },
@@ -93,6 +94,10 @@ pub(super) fn encode_into(input: &Input, out: &mut Writer) {
             }
         }
         Input::RemovedHere => out.u8(9),
+        Input::WentBack { why } => {
+            out.u8(14);
+            out.text(why);
+        }
         Input::Stop => out.u8(10),
         Input::Wake => out.u8(11),
         Input::Pulse => out.u8(12),
@@ -165,6 +170,11 @@ fn encode_disk(input: &Input, out: &mut Writer) {
             out.u8(28);
             let result = result.as_ref().map_err(ToString::to_string);
             out.u64(digest(format!("{job:?} {result:?}").as_bytes()));
+        }
+        Input::Upkeep(UpkeepDone::Promises((promises, result))) => {
+            out.u8(29);
+            out.outcome(result);
+            out.u64(digest(&promises.encode()));
         }
         _ => {}
     }
@@ -269,6 +279,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Told, Malformed> {
             Input::PeerAnswered { ask, result }
         }
         9 => Input::RemovedHere,
+        14 => Input::WentBack { why: r.text()? },
         10 => Input::Stop,
         11 => Input::Wake,
         12 => Input::Pulse,
@@ -310,6 +321,7 @@ fn decode_done(kind: u8, r: &mut Reader<'_>) -> Result<Told, Malformed> {
         26 => Done::Grown,
         27 => Done::PagesScrubbed,
         28 => Done::LogScrubbed,
+        29 => Done::PromisesWritten,
         40 => Done::Prepared {
             peer: r.u64()?,
             id: r.u64()?,
@@ -327,6 +339,7 @@ fn decode_done(kind: u8, r: &mut Reader<'_>) -> Result<Told, Malformed> {
         Done::LogWritten { .. }
         | Done::LogFile { .. }
         | Done::Checkpointed
+        | Done::PromisesWritten
         | Done::Grown
         | Done::SnapshotRead { .. } => r.outcome()?,
         _ => Ok(()),

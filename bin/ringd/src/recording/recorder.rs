@@ -26,8 +26,11 @@ impl Recorder {
         fs::create_dir(directory)?;
         let member = directory.join(DATA_DIR).join("member");
         fs::create_dir_all(&member)?;
-        if let (true, Some(name)) = (page_file.exists(), page_file.file_name()) {
-            fs::copy(page_file, member.join(name))?;
+        let promises = page_file.with_file_name(crate::bootstrap::PROMISES_FILE);
+        for file in [page_file, &promises] {
+            if let (true, Some(name)) = (file.exists(), file.file_name()) {
+                fs::copy(file, member.join(name))?;
+            }
         }
         let log = match &config.wal_dir {
             Some(_) => directory.join(WAL_DIR),
@@ -36,7 +39,10 @@ impl Recorder {
         fs::create_dir(&log)?;
         for file in fs::read_dir(config.wal_path())? {
             let file = file?;
-            fs::copy(file.path(), log.join(file.file_name()))?;
+            // Damaged files that were put aside are no part of it.
+            if file.file_type()?.is_file() {
+                fs::copy(file.path(), log.join(file.file_name()))?;
+            }
         }
         let path = directory.join(TRACE_FILE);
         let mut file = File::create_new(&path)?;

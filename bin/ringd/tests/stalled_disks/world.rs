@@ -5,17 +5,18 @@ use std::io;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use engine::page::{CheckpointJob, Options as PageOptions, Progress, SimFile};
+use engine::page::{CheckpointJob, Options as PageOptions, PageFile, Progress, SimFile};
 use engine::wal::{self, FileOp, LogDir, MemoryDir, SegmentFile, SegmentId, Write};
 use engine::{lease, store, watch};
 use prost::Message as _;
 use proto::{etcdserverpb as pb, raftpb};
 use raft::Role;
-use ringd::bootstrap::assemble::{self, LogMedium, Origin, Plan};
+use ringd::bootstrap::assemble::{self, Disk, LogMedium, Origin, Plan};
 use ringd::config::Url;
 use ringd::identity::{self, Founder, Founding, Salt};
 use ringd::member::{self, Effect, Input, Member};
 use ringd::peers::{PeerAsk, PeerFailure};
+use ringd::promises::{MemoryPromises, PromiseFile};
 use ringd::request::{CallId, PeerRequest, Request};
 use ringd::status::Status;
 
@@ -57,6 +58,31 @@ impl LogMedium for Log {
     fn write(&self, write: &Write) -> io::Result<()> {
         self.0
             .write_at(write.segment, write.offset, write.buf.as_slice())
+    }
+}
+
+/// The disk of a member that was never started.
+struct NewDisk<'a> {
+    pages: SimFile,
+    log: &'a Log,
+    promises: Arc<MemoryPromises>,
+}
+
+impl Disk for NewDisk<'_> {
+    fn pages(&self) -> io::Result<Arc<dyn PageFile>> {
+        Ok(Arc::new(self.pages.clone()))
+    }
+
+    fn log(&self) -> &dyn LogMedium {
+        self.log
+    }
+
+    fn promises(&self) -> Arc<dyn PromiseFile> {
+        self.promises.clone()
+    }
+
+    fn set_aside(&self) -> io::Result<Vec<String>> {
+        Err(io::Error::other("nothing here is ever damaged"))
     }
 }
 
@@ -193,7 +219,12 @@ fn machine(number: usize, settings: Settings) -> Machine {
         raft,
         member: |ids| Ok(member_config(number, ids, settings)),
     };
-    let assembled = assemble::open(plan, Arc::new(SimFile::new()), &log, || {
+    let disk = NewDisk {
+        pages: SimFile::new(),
+        log: &log,
+        promises: Arc::default(),
+    };
+    let assembled = assemble::open(plan, &disk, || {
         Ok(Origin::Founding(founding(number, settings.members)))
     });
     Machine {
@@ -368,6 +399,7 @@ impl World {
                 machine.inbox.push(Input::Fetched { done: job.run() });
                 self.fetches += 1;
             }
+            Effect::Upkeep(job) => machine.inbox.push(Input::Upkeep(job.run(&machine.log))),
             Effect::Checkpoint(job) => {
                 // P10: no meta page states a position beyond what the own log has made durable.
                 let applied = machine.member.store().applied().0;

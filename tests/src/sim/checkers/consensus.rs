@@ -107,6 +107,10 @@ impl Consensus {
             }
             None => {
                 for index in node.first_index()..=history.applied() {
+                    // One that hears late of its votes, when there is a later leader already, lacks what that one committed.
+                    if history.term_of(index) > Some(node.term()) {
+                        break;
+                    }
                     if node.entry_term(index) != history.term_of(index) {
                         return Err(format!(
                             "the new leader of term {} lacks entry {index}, which was applied",

@@ -1,21 +1,22 @@
 //! A machine with the data of one member of a cluster of three, and the log that can lose power under it.
 
 use super::super::{
-    assemble::{self, Assembled, LogMedium, Origin, Plan},
+    assemble::{self, Assembled, Disk, LogMedium, Origin, Plan},
     page_options, store_options, Failure,
 };
 use crate::{
     identity::{Founding, InitialCluster},
     member::{self, Effect, Input, Member},
+    promises::{MemoryPromises, PromiseFile},
 };
 use engine::{
     lease,
-    page::SimFile,
+    page::{PageFile, SimFile},
     wal::{self, Expect, FileOp, LogDir, MemoryDir, SegmentFile, SegmentId, Wal, Write},
 };
 use proto::raftpb::{Entry, HardState};
 use std::{
-    cell::Cell,
+    cell::{Cell, RefCell},
     io,
     sync::{
         atomic::{AtomicU32, Ordering::Relaxed},
@@ -31,7 +32,7 @@ const NAMES: [&str; 3] = ["n1", "n2", "n3"];
 
 /// A log directory that can lose power.
 pub struct Log {
-    dir: MemoryDir,
+    pub dir: MemoryDir,
     /// Operations until the power goes.
     pub left: AtomicU32,
 }
@@ -88,10 +89,36 @@ impl LogMedium for Log {
 #[derive(Default)]
 pub struct Machine {
     pub log: Log,
-    pages: SimFile,
+    pub pages: RefCell<SimFile>,
+    pub promises: Arc<MemoryPromises>,
+    /// How often its files were put aside.
+    pub emptied: Cell<u32>,
     lives: Cell<u64>,
     /// It joined with this identifier.
     joined: Option<u64>,
+}
+
+impl Disk for Machine {
+    fn pages(&self) -> io::Result<Arc<dyn PageFile>> {
+        Ok(Arc::new(self.pages.borrow().clone()))
+    }
+
+    fn log(&self) -> &dyn LogMedium {
+        &self.log
+    }
+
+    fn promises(&self) -> Arc<dyn PromiseFile> {
+        self.promises.clone()
+    }
+
+    fn set_aside(&self) -> io::Result<Vec<String>> {
+        self.log.spend()?;
+        self.pages.replace(SimFile::new());
+        self.log.spend()?;
+        self.log.dir.files().clear();
+        self.emptied.set(self.emptied.get() + 1);
+        Ok(vec!["elsewhere".into()])
+    }
 }
 
 pub fn founding() -> Founding {
@@ -141,7 +168,6 @@ impl Machine {
                 })
             },
         };
-        let file = Arc::new(self.pages.clone());
         let originate = || {
             let founding = founding();
             Ok::<_, Failure>(match self.joined {
@@ -153,8 +179,8 @@ impl Machine {
             })
         };
         match alone {
-            None => assemble::open(plan, file, &self.log, originate),
-            Some(url) => assemble::open_alone(plan, file, &self.log, originate, &[url.to_owned()]),
+            None => assemble::open(plan, self, originate),
+            Some(url) => assemble::open_alone(plan, self, originate, &[url.to_owned()]),
         }
         .map_err(|error| error.to_string())
     }

@@ -3,10 +3,11 @@
 mod answers;
 mod exchanges;
 mod snapshots;
+mod standing;
 mod streams;
 
 use super::*;
-use net::peer::Local;
+use net::peer::{Local, Standing};
 use proto::raftpb::{Entry, MessageType};
 
 const MS: u64 = 1_000_000;
@@ -20,6 +21,12 @@ fn transport(id: u64) -> Transport {
             cluster_id: CLUSTER,
             version: "3.5.33",
             peer_urls: url(id),
+            standing: Some(Standing {
+                boot: 1,
+                life: id,
+                term: 3,
+                index: 5,
+            }),
         },
         election_ns: ELECTION_NS,
         request_timeout_ns: 7_000 * MS,
@@ -319,6 +326,7 @@ fn words(input: &Input) -> String {
             )
         }
         Input::RemovedHere => "removed".into(),
+        Input::WentBack { why } => format!("went back: {why}"),
         _ => "something else".into(),
     }
 }
