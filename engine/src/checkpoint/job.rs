@@ -8,14 +8,35 @@ use super::{
 use crate::{
     map::Map,
     page::{
-        extent_pages, Extent, Frame, Header, Kind, PageFile, PageNo, Pages, SpaceImage,
+        extent_pages, Extent, Generation, Header, Kind, PageFile, PageNo, Pages, SpaceImage,
         HEADER_BYTES, PAGE_BYTES,
     },
 };
-use std::{io, sync::Arc};
+use std::{
+    io,
+    sync::{
+        atomic::{AtomicU32, Ordering},
+        Arc,
+    },
+};
 
 /// Bytes written by one step.
 pub const STEP_BYTES: usize = 256 << 10;
+
+/// How far the owner is on its way to the next checkpoint, shared with the job that writes this one.
+#[derive(Clone, Default)]
+pub(crate) struct Demand(Arc<AtomicU32>);
+
+impl Demand {
+    /// In thousandths: at 1000 the next checkpoint is due.
+    pub(crate) fn set(&self, thousandths: u32) {
+        self.0.store(thousandths, Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        u64::from(self.0.load(Ordering::Relaxed))
+    }
+}
 
 /// What the next step of a job does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,12 +73,15 @@ pub struct CheckpointJob {
     completed: Completed,
     image: Option<SpaceImage>,
     /// Dropped before the job is done, so that the owner can use the blocks again.
-    frames: Option<Arc<Vec<Frame>>>,
+    frames: Option<Arc<Generation>>,
     /// Frames in page order.
     order: Vec<u32>,
     /// The next frame in order, and how much of it is written.
     next: (usize, usize),
     written: Vec<Written>,
+    /// Bytes of pages to write, and of these written.
+    bytes: (u64, u64),
+    demand: Demand,
     spare: Extent,
     index_crc: u32,
     stage: Stage,
@@ -103,7 +127,7 @@ impl CheckpointJob {
         pages: &Pages,
         completed: Completed,
         image: SpaceImage,
-        frames: Arc<Vec<Frame>>,
+        frames: Arc<Generation>,
         shrink: bool,
     ) -> CheckpointJob {
         CheckpointJob {
@@ -116,6 +140,8 @@ impl CheckpointJob {
             spare: completed.index,
             completed,
             image: Some(image),
+            bytes: (frames.bytes_held(), 0),
+            demand: pages.demand.clone(),
             frames: Some(frames),
             order: Vec::new(),
             next: (0, 0),
@@ -140,8 +166,9 @@ impl CheckpointJob {
     pub fn checksum(&self) -> u32 {
         let mut sum = crc32fast::Hasher::new();
         for frame in self.frames.iter().flat_map(|frames| frames.iter()) {
-            sum.update(&frame.page.0.to_le_bytes());
-            sum.update(&frame.bytes);
+            let (_, page, bytes) = frame;
+            sum.update(&page.0.to_le_bytes());
+            sum.update(bytes);
         }
         for tree in &self.completed.roots {
             sum.update(&tree.root.0.to_le_bytes());
@@ -149,6 +176,13 @@ impl CheckpointJob {
         sum.update(&self.completed.high.to_le_bytes());
         sum.update(&self.completed.content);
         sum.finalize()
+    }
+
+    /// Whether so much changes meanwhile that the next checkpoint would be due before this one is durable. Then it is no
+    /// time for pauses.
+    pub fn is_behind(&self) -> bool {
+        let (all, written) = self.bytes;
+        u128::from(written) * 1000 < u128::from(all) * u128::from(self.demand.get())
     }
 
     /// Does one step: at most [`STEP_BYTES`] are written, or one flush made. An error other than of [`Stage::Grow`] is
@@ -246,13 +280,12 @@ impl CheckpointJob {
 
     fn sort(&mut self) {
         let frames = self.frames();
-        let in_use = |at: &u32| !frames[*at as usize].bytes.is_empty();
-        let mut order: Vec<u32> = (0..frames.len() as u32).filter(in_use).collect();
-        order.sort_unstable_by_key(|at| frames[*at as usize].page);
-        self.order = order;
+        let mut order: Vec<(PageNo, u32)> = frames.iter().map(|(at, page, _)| (page, at)).collect();
+        order.sort_unstable();
+        self.order = order.into_iter().map(|(_, at)| at).collect();
     }
 
-    fn frames(&self) -> Arc<Vec<Frame>> {
+    fn frames(&self) -> Arc<Generation> {
         self.frames.clone().unwrap_or_default()
     }
 
@@ -262,20 +295,19 @@ impl CheckpointJob {
         self.buf.clear();
         let mut start: Option<u64> = None;
         while let Some(at) = self.order.get(self.next.0) {
-            let frame = &frames[*at as usize];
-            let offset = frame.page.offset() + self.next.1 as u64;
+            let (page, bytes) = frames.get(*at);
+            let offset = page.offset() + self.next.1 as u64;
             let begin = *start.get_or_insert(offset);
             let room = STEP_BYTES - self.buf.len();
             if begin + self.buf.len() as u64 != offset || room == 0 {
                 break;
             }
-            let rest = frame.bytes.len() - self.next.1;
+            let rest = bytes.len() - self.next.1;
             let count = rest.min(room);
             let at = self.buf.len();
-            self.buf
-                .extend_from_slice(&frame.bytes[self.next.1..][..count]);
+            self.buf.extend_from_slice(&bytes[self.next.1..][..count]);
             if self.next.1 == 0 {
-                self.buf[at..at + HEADER_BYTES].copy_from_slice(&Header::sealed(&frame.bytes));
+                self.buf[at..at + HEADER_BYTES].copy_from_slice(&Header::sealed(bytes));
             }
             self.next = if count == rest {
                 (self.next.0 + 1, 0)
@@ -284,6 +316,7 @@ impl CheckpointJob {
             };
         }
         let Some(start) = start else { return Ok(0) };
+        self.bytes.1 += self.buf.len() as u64;
         self.file.write_at(start, &self.buf)?;
         self.written.push(Written {
             extent: Extent {
@@ -353,5 +386,44 @@ impl CheckpointJob {
             self.file.set_len(kept)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tree::Tree;
+
+    #[test]
+    fn a_job_is_behind_when_the_next_checkpoint_would_be_due_before_it_ends() {
+        let mut pages = Pages::in_memory();
+        let mut tree = Tree::new();
+        for n in 0..20_000u32 {
+            let key = n.to_be_bytes();
+            tree.insert(&mut pages, &key, &[1; 100], 1).unwrap();
+        }
+        let mut job = pages.begin_checkpoint(&[tree], &[]).unwrap();
+        let steps = job.bytes.0.div_ceil(STEP_BYTES as u64);
+        assert!(steps >= 8, "{steps}");
+        assert!(!job.is_behind(), "nothing presses");
+        job.step().unwrap();
+        assert_eq!(job.stage(), Stage::Write);
+        pages.press_checkpoint(500);
+        let mut wrote = 0;
+        while job.is_behind() {
+            job.step().unwrap();
+            wrote += 1;
+        }
+        assert!(wrote > steps / 3 && wrote < steps, "{wrote} of {steps}");
+        pages.press_checkpoint(5000);
+        while job.stage() != Stage::Shrink {
+            assert!(job.is_behind());
+            job.step().unwrap();
+        }
+        let done = job.run().unwrap();
+        pages.checkpoint_done(done);
+        tree.insert(&mut pages, b"one more", &[], 1).unwrap();
+        let job = pages.begin_checkpoint(&[tree], &[]).unwrap();
+        assert!(!job.is_behind(), "the pressure was on the last one");
     }
 }

@@ -21,6 +21,7 @@ pub use meta::Meta;
 pub use open::{OpenReport, Opened};
 pub use pin::Pin;
 
+pub(crate) use job::Demand;
 pub(crate) use meta::blank_meta_page;
 
 use crate::{
@@ -103,6 +104,7 @@ impl Pages {
             high: image.high,
         };
         let frames = self.freeze();
+        self.demand = Demand::default();
         Some(CheckpointJob::new(self, completed, image, frames, shrink))
     }
 
@@ -117,6 +119,11 @@ impl Pages {
         self.index_reserve = None;
         self.settle_space();
         self.thaw();
+    }
+
+    /// Tells the job of the running checkpoint how soon the next one is due, in thousandths of the way.
+    pub fn press_checkpoint(&self, thousandths: u32) {
+        self.demand.set(thousandths);
     }
 
     /// Pages that hold an index in use.

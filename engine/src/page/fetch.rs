@@ -1,7 +1,7 @@
 //! Bringing pages in: read and verified off the owner's thread, then marked readable.
 
 use super::{
-    Absent, Frame, Header, Kind, Miss, Page, PageError, PageFault, PageFile, PageNo, Pages, Place,
+    Absent, Header, Kind, Miss, Page, PageError, PageFault, PageFile, PageNo, Pages, Place,
     PAGE_BYTES,
 };
 use crate::map::Map;
@@ -82,6 +82,9 @@ impl FetchJob {
             }
             Err(e) => return found.push((*first, Err(PageFault::Io(e.to_string())))),
         };
+        if let Some(map) = &self.map {
+            map.populate(first.offset(), buf.len());
+        }
         for (no, (at, bytes)) in group.iter().zip(buf.chunks(PAGE_BYTES).enumerate()) {
             let result = if (at + 1) * PAGE_BYTES > read {
                 Err(PageFault::BeyondEnd)
@@ -112,9 +115,6 @@ impl FetchJob {
         {
             (self.shape)(page).map_err(PageFault::Malformed)?;
         }
-        if let Some(map) = &self.map {
-            map.populate(no.offset(), bytes.len());
-        }
         Ok(Fetched {
             pages,
             keep: header.kind() == Some(Kind::Branch),
@@ -131,7 +131,12 @@ impl FetchJob {
         }
         let mut buf = vec![0; bytes];
         match self.file.read_at(no.offset(), &mut buf) {
-            Ok(read) if read == bytes => Ok(buf),
+            Ok(read) if read == bytes => {
+                if let Some(map) = &self.map {
+                    map.populate(no.offset(), bytes);
+                }
+                Ok(buf)
+            }
             Ok(_) => Err(PageFault::BeyondEnd),
             Err(e) => Err(PageFault::Io(e.to_string())),
         }
@@ -215,9 +220,7 @@ impl Pages {
             match found {
                 Ok(fetched) if is_current && !self.is_resident(no) => {
                     let place = match fetched.bytes {
-                        Some(bytes) => {
-                            Place::Frame(self.frames.add_clean(Frame { page: no, bytes }))
-                        }
+                        Some(bytes) => Place::Frame(self.frames.add_clean(bytes)),
                         None => Place::Mapped,
                     };
                     self.table.set(no, place, fetched.pages, fetched.keep);

@@ -22,6 +22,7 @@ mod header;
 mod residency;
 mod scrub;
 mod sim;
+mod slab;
 mod space;
 
 pub use buffer::AlignedBuf;
@@ -38,12 +39,15 @@ pub use crate::checkpoint::{
 };
 
 pub(crate) use fetch::Shape;
-pub(crate) use frames::Frame;
+pub(crate) use frames::Generation;
 pub(crate) use header::{extent_pages, Header, Kind, HEADER_BYTES};
 pub(crate) use header::{level, u16_at, u32_at, u64_at};
 pub(crate) use space::{Extent, Space, SpaceImage};
 
-use crate::{checkpoint::Completed, map::Map};
+use crate::{
+    checkpoint::{Completed, Demand},
+    map::Map,
+};
 use frames::Frames;
 use residency::{Place, Table};
 use std::{
@@ -141,6 +145,7 @@ pub struct Pages {
     /// Number of the checkpoint that the active generation will become; every active page carries it.
     pub(crate) generation: u64,
     pub(crate) completed: Completed,
+    pub(crate) demand: Demand,
     pub(crate) space: Space,
     /// The place that the running checkpoint has for its index.
     pub(crate) index_reserve: Option<Extent>,
@@ -200,6 +205,7 @@ impl Pages {
             frames: Frames::default(),
             generation,
             completed,
+            demand: Demand::default(),
             space,
             index_reserve: None,
             pins: Vec::new(),
@@ -351,20 +357,33 @@ impl Pages {
         if self.is_active(no) {
             return Ok(no);
         }
-        self.page(no)?;
-        let mut copy = self.frames.block();
-        copy.copy_from_slice(self.page(no)?);
-        let new = self.take_page();
-        self.install(new, copy);
+        let new = match (self.table.touch(no), &self.map) {
+            // The mapping stays where it is whatever happens to the memory for pages.
+            (Place::Mapped, Some(map)) => {
+                let map = map.clone();
+                let new = self.take_page();
+                let page = self.install(new);
+                page.copy_from_slice(map.slice(no.offset(), PAGE_BYTES));
+                new
+            }
+            _ => {
+                let copy = *self.page(no)?;
+                let new = self.take_page();
+                *self.install(new) = copy;
+                new
+            }
+        };
+        self.stamp(new);
         self.release(no, 1);
         Ok(new)
     }
 
     /// Gives a page of the active generation another number.
     pub(crate) fn renumber(&mut self, no: PageNo) -> PageNo {
-        let copy = self.page_mut(no).to_vec().into_boxed_slice();
+        let copy = *self.page_mut(no);
         let new = self.take_page();
-        self.install(new, copy);
+        *self.install(new) = copy;
+        self.stamp(new);
         self.release(no, 1);
         new
     }
@@ -384,10 +403,10 @@ impl Pages {
     /// A new tree page, zero behind its header.
     pub(crate) fn create(&mut self, kind: Kind, level: u8) -> PageNo {
         let no = self.take_page();
-        let mut block = self.frames.block();
-        block.fill(0);
-        Header::init(&mut block, kind, level);
-        self.install(no, block);
+        let page = self.install(no);
+        page.fill(0);
+        Header::init(page, kind, level);
+        self.stamp(no);
         no
     }
 
@@ -399,7 +418,10 @@ impl Pages {
         bytes[HEADER_BYTES..][..payload.len()].copy_from_slice(payload);
         Header::init(&mut bytes, Kind::Overflow, 0);
         Header::set_payload(&mut bytes, payload.len() as u32, pages);
-        self.install(no, bytes);
+        Header::stamp(&mut bytes, no, self.generation);
+        self.displace(no);
+        let place = self.frames.add_extent(no, bytes);
+        self.table.set(no, Place::Frame(place), 0, false);
         no
     }
 
@@ -407,14 +429,25 @@ impl Pages {
         self.space.take(1)
     }
 
-    fn install(&mut self, no: PageNo, mut bytes: Box<[u8]>) {
-        Header::stamp(&mut bytes, no, self.generation);
+    /// Memory of the active generation for a page, which is to be written and then stamped.
+    fn install(&mut self, no: PageNo) -> &mut Page {
+        self.displace(no);
+        let place = self.frames.add_page(no);
+        self.table.set(no, Place::Frame(place), 0, false);
+        self.frames.active_mut(place, no)
+    }
+
+    fn stamp(&mut self, no: PageNo) {
+        let generation = self.generation;
+        Header::stamp(self.page_mut(no), no, generation);
+    }
+
+    /// A page number is handed out anew: nothing that is known of its former content counts.
+    fn displace(&mut self, no: PageNo) {
         if !self.fetching.is_empty() {
             self.fetching.remove(&no);
         }
         self.forget(no);
-        let place = self.frames.add_active(Frame { page: no, bytes });
-        self.table.set(no, Place::Frame(place), 0, false);
     }
 
     /// Gives a page or extent up. It can be handed out at once if no checkpoint has seen it.
@@ -450,7 +483,7 @@ impl Pages {
     }
 
     /// Ends the active generation: its pages may no longer change and wait for the checkpoint. The next one begins.
-    pub(crate) fn freeze(&mut self) -> Arc<Vec<Frame>> {
+    pub(crate) fn freeze(&mut self) -> Arc<Generation> {
         self.generation += 1;
         self.frames.freeze()
     }
@@ -461,24 +494,25 @@ impl Pages {
         let Some(frames) = self.frames.take_frozen() else {
             return;
         };
-        for (slot, frame) in frames.iter().enumerate() {
-            let pages = (frame.bytes.len() / PAGE_BYTES) as u32;
-            if pages == 0
-                || !self
-                    .frames
-                    .is_frozen_slot(self.table.peek(frame.page), slot)
-            {
+        for (slot, page, bytes) in frames.iter() {
+            if !self.frames.is_frozen_slot(self.table.peek(page), slot) {
                 continue;
             }
-            let keep = Header::of_bytes(&frame.bytes).kind() == Some(Kind::Branch);
+            let pages = (bytes.len() / PAGE_BYTES) as u32;
+            let keep = Header::of_bytes(bytes).kind() == Some(Kind::Branch);
             let place = match &self.map {
                 Some(_) => Place::Mapped,
-                None => Place::Frame(self.frames.add_clean(frame.clone())),
+                None => Place::Frame(self.frames.add_clean(bytes.into())),
             };
-            self.table.set(frame.page, place, pages, keep);
+            self.table.set(page, place, pages, keep);
         }
         self.frames.recycle(frames);
         self.evict_some();
+    }
+
+    /// Gives memory back that no page will need soon, a little at a time. Cheap where there is none.
+    pub fn shed_memory(&mut self) {
+        self.frames.shed();
     }
 
     /// Loads pages that a write operation found absent, waiting for the device. A plan makes this unnecessary; it is

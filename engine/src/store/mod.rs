@@ -36,6 +36,7 @@ pub mod meta;
 mod plan;
 pub mod quota;
 mod range_job;
+mod replay;
 pub mod settings;
 mod txn;
 pub mod validate;

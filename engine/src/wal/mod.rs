@@ -55,7 +55,7 @@ pub use fuzzing::{wal_mutate, wal_open};
 pub use probe::{probe, Probe};
 pub use read::{ReadError, ReadJob};
 pub use record::{BadRecord, Mark, Record, Records};
-pub use recover::{recover, Expect, RecoverError, Recovered, Report, Tail};
+pub use recover::{recover, recover_while, Expect, RecoverError, Recovered, Report, Tail, Walked};
 pub use scrub::ScrubJob;
 pub use segment::{FileOp, FileOpKind, Urgency};
 pub use threads::{Completion, WriterThreads};

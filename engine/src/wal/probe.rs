@@ -12,7 +12,7 @@ use super::driver::{DurableFile, LogFiles};
 use super::segment::Urgency;
 
 /// Time that each of the two measurements takes at most.
-const EACH: Duration = Duration::from_millis(20);
+const EACH: Duration = Duration::from_millis(6);
 const SAMPLES_MAX: usize = 1000;
 const FILE_BYTES: u64 = 256 << 10;
 const NAME: &str = "measure.tmp";
@@ -27,7 +27,7 @@ pub struct Probe {
     pub thread_p50_ns: u64,
 }
 
-/// Measures the directory of `files`, for about 50 ms at most on a disk that answers. Blocks the calling thread.
+/// Measures the directory of `files`, for about 20 ms at most on a disk that answers. Blocks the calling thread.
 pub fn probe(files: &LogFiles) -> io::Result<Probe> {
     let path = files.path().join(NAME);
     let measured = measure(files, &path);

@@ -3,6 +3,8 @@
 //! Each has an 8-byte head (kind, flags, 16 bits of kind-specific data, length of the body) and a body. They are parsed
 //! only from a payload whose CRC was right; what contradicts itself even so is an error, never a panic.
 
+use std::ops::Range;
+
 use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use prost::Message;
@@ -118,15 +120,42 @@ pub(super) fn mark_bytes(mark: &Mark) -> Vec<u8> {
     out
 }
 
-/// Reads the records of a payload one by one; entry data are slices of it, not copies.
-pub struct Records {
-    payload: Bytes,
+/// A record whose data is still in its payload.
+pub(super) enum RawRecord {
+    Entry(RawEntry),
+    HardState(HardState),
+    Mark(Mark),
+}
+
+/// An entry, and where its data lies in the payload.
+pub(super) struct RawEntry {
+    pub kind: i32,
+    pub term: u64,
+    pub index: u64,
+    data: Option<Range<usize>>,
+}
+
+impl RawEntry {
+    /// The entry, which shares the payload's memory.
+    pub fn of(&self, payload: &Bytes) -> Entry {
+        Entry {
+            r#type: Some(self.kind),
+            term: Some(self.term),
+            index: Some(self.index),
+            data: self.data.clone().map(|range| payload.slice(range)),
+        }
+    }
+}
+
+/// Reads the records of a payload one by one where they lie; ends after the first bad one.
+pub(super) struct RawRecords<'a> {
+    payload: &'a [u8],
     at: usize,
 }
 
-impl Records {
-    pub fn new(payload: Bytes) -> Records {
-        Records { payload, at: 0 }
+impl<'a> RawRecords<'a> {
+    pub fn new(payload: &'a [u8]) -> RawRecords<'a> {
+        RawRecords { payload, at: 0 }
     }
 
     fn bad<T>(&self, why: &'static str) -> Result<T, BadRecord> {
@@ -136,21 +165,20 @@ impl Records {
         })
     }
 
-    fn read(&mut self) -> Result<Record, BadRecord> {
-        let rest = self.payload.len() - self.at;
-        if rest < HEAD_BYTES {
+    fn read(&mut self) -> Result<RawRecord, BadRecord> {
+        let rest = &self.payload[self.at..];
+        let Some((head, rest)) = rest.split_first_chunk::<HEAD_BYTES>() else {
             return self.bad("a record head runs past the end of the batch");
-        }
-        let head = &self.payload[self.at..self.at + HEAD_BYTES];
+        };
         let (kind, flags) = (head[0], head[1]);
         let extra = u16::from_le_bytes([head[2], head[3]]);
         let len = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
-        if len > rest - HEAD_BYTES && !planted(Fault::LengthsTrusted) {
+        let trusted = || planted(Fault::LengthsTrusted).then(|| &rest[..len]);
+        let Some(body) = rest.get(..len).or_else(trusted) else {
             return self.bad("a record runs past the end of the batch");
-        }
+        };
         let from = self.at + HEAD_BYTES;
-        let body = self.payload.slice(from..from + len);
-        let Some(record) = decode(kind, flags, extra, &body) else {
+        let Some(record) = decode(kind, flags, extra, body, from) else {
             return self.bad("a record is of an unknown kind or of the wrong length");
         };
         self.at = from + len;
@@ -158,8 +186,8 @@ impl Records {
     }
 }
 
-impl Iterator for Records {
-    type Item = Result<Record, BadRecord>;
+impl Iterator for RawRecords<'_> {
+    type Item = Result<RawRecord, BadRecord>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.at >= self.payload.len() {
@@ -170,6 +198,36 @@ impl Iterator for Records {
             self.at = self.payload.len();
         }
         Some(record)
+    }
+}
+
+/// Reads the records of a payload one by one; entry data are slices of it, not copies.
+pub struct Records {
+    payload: Bytes,
+    at: usize,
+}
+
+impl Records {
+    pub fn new(payload: Bytes) -> Records {
+        Records { payload, at: 0 }
+    }
+}
+
+impl Iterator for Records {
+    type Item = Result<Record, BadRecord>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut raw = RawRecords {
+            payload: &self.payload,
+            at: self.at,
+        };
+        let record = raw.next()?;
+        self.at = raw.at;
+        Some(record.map(|record| match record {
+            RawRecord::Entry(entry) => Record::Entry(entry.of(&self.payload)),
+            RawRecord::HardState(state) => Record::HardState(state),
+            RawRecord::Mark(mark) => Record::Mark(mark),
+        }))
     }
 }
 
@@ -184,7 +242,8 @@ fn words<const N: usize>(body: &[u8]) -> Option<[u64; N]> {
     Some(out)
 }
 
-fn decode(kind: u8, flags: u8, extra: u16, body: &Bytes) -> Option<Record> {
+/// `from`: where the body begins in the payload.
+fn decode(kind: u8, flags: u8, extra: u16, body: &[u8], from: usize) -> Option<RawRecord> {
     match kind {
         KIND_ENTRY => {
             let [term, index] = words::<2>(body.get(..ENTRY_FIXED_BYTES)?)?;
@@ -192,16 +251,16 @@ fn decode(kind: u8, flags: u8, extra: u16, body: &Bytes) -> Option<Record> {
             if !has_data && body.len() > ENTRY_FIXED_BYTES {
                 return None;
             }
-            Some(Record::Entry(Entry {
-                r#type: Some(i32::from(extra)),
-                term: Some(term),
-                index: Some(index),
-                data: has_data.then(|| body.slice(ENTRY_FIXED_BYTES..)),
+            Some(RawRecord::Entry(RawEntry {
+                kind: i32::from(extra),
+                term,
+                index,
+                data: has_data.then(|| from + ENTRY_FIXED_BYTES..from + body.len()),
             }))
         }
         KIND_HARD_STATE => {
             let [term, vote, commit] = words::<3>(body)?;
-            Some(Record::HardState(HardState {
+            Some(RawRecord::HardState(HardState {
                 term: Some(term),
                 vote: Some(vote),
                 commit: Some(commit),
@@ -209,11 +268,11 @@ fn decode(kind: u8, flags: u8, extra: u16, body: &Bytes) -> Option<Record> {
         }
         KIND_START => {
             let [index, term] = words::<2>(body)?;
-            Some(Record::Mark(Mark::Start { index, term }))
+            Some(RawRecord::Mark(Mark::Start { index, term }))
         }
         KIND_CHECKPOINT => {
             let [number, index, term] = words::<3>(body)?;
-            Some(Record::Mark(Mark::Checkpoint {
+            Some(RawRecord::Mark(Mark::Checkpoint {
                 number,
                 index,
                 term,
@@ -221,8 +280,8 @@ fn decode(kind: u8, flags: u8, extra: u16, body: &Bytes) -> Option<Record> {
         }
         KIND_MEMBERSHIP => {
             let [index] = words::<1>(body.get(..8)?)?;
-            let members = ConfState::decode(body.slice(8..)).ok()?;
-            Some(Record::Mark(Mark::Membership { index, members }))
+            let members = ConfState::decode(&body[8..]).ok()?;
+            Some(RawRecord::Mark(Mark::Membership { index, members }))
         }
         _ => None,
     }

@@ -5,6 +5,8 @@
 //! page, says that the missing batch was durable, it is damage, and recovery refuses. Otherwise nobody was promised
 //! anything beyond this place, and the log ends there.
 
+use std::thread::Builder;
+
 use crate::planted::{planted, Fault};
 use proto::raftpb::{ConfState, Entry, HardState};
 
@@ -107,13 +109,36 @@ impl Tail {
     }
 }
 
+/// What [`recover_while`] tells before it has decided whether the log may end there.
+pub struct Walked<'a> {
+    /// As [`Recovered::entries`].
+    pub entries: &'a [Entry],
+    /// The last commit index that the log states.
+    pub commit: u64,
+    /// As [`Recovered::start`].
+    pub start: Option<(u64, u64)>,
+}
+
 /// Reads the log of a directory. Changes nothing in it, but flushes its files first: what is returned is durable.
 pub fn recover(dir: &dyn LogDir, expect: Expect) -> Result<Recovered, RecoverError> {
+    recover_while(dir, expect, |_| {})
+}
+
+/// As [`recover`]. While what lies behind the end of the log is still being read, `meanwhile` can make use of what the chain
+/// of batches held: once at most, and in vain if the log is then refused.
+pub fn recover_while(
+    dir: &dyn LogDir,
+    expect: Expect,
+    meanwhile: impl FnOnce(Walked<'_>),
+) -> Result<Recovered, RecoverError> {
+    let mut meanwhile = Some(meanwhile);
     let mut notes = Vec::new();
     let mut from = SegmentId(0);
     loop {
         let surveyed = survey::survey(dir, &expect, from, &mut notes);
-        match surveyed.and_then(|survey| recover_surveyed(dir, &expect, survey, &mut notes)) {
+        match surveyed
+            .and_then(|survey| recover_surveyed(dir, &expect, survey, &mut notes, &mut meanwhile))
+        {
             Ok(mut recovered) => {
                 recovered.notes = notes;
                 return Ok(recovered);
@@ -140,6 +165,7 @@ fn recover_surveyed(
     expect: &Expect,
     survey: Surveyed,
     notes: &mut Vec<String>,
+    meanwhile: &mut Option<impl FnOnce(Walked<'_>)>,
 ) -> Result<Recovered, RecoverError> {
     let Some(identity) = survey.identity else {
         return Ok(fresh(survey.released));
@@ -167,7 +193,24 @@ fn recover_surveyed(
         walked
     })?;
     let end = walk.end();
-    let evidence = evidence::gather(dir, &mut reader, &survey.segments, end)?;
+    let mut gather = || evidence::gather(dir, &mut reader, &survey.segments, end);
+    let mut gathered = None;
+    if let Some(meanwhile) = meanwhile.take() {
+        let walked = walk.walked();
+        std::thread::scope(|scope| {
+            if dir.reads_ahead() {
+                // Where no thread can be had one follows the other.
+                let _ = Builder::new()
+                    .name("log-behind".into())
+                    .spawn_scoped(scope, || gathered = Some(gather()));
+            }
+            meanwhile(walked);
+        });
+    }
+    let evidence = match gathered {
+        Some(gathered) => gathered,
+        None => gather(),
+    }?;
     judge(dir, expect, &survey, &walk, &evidence)?;
     let report = evidence.report(dir, &survey.segments, end, walk.torn());
 

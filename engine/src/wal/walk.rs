@@ -1,12 +1,14 @@
 //! Following the chain of batches and keeping account of what they say.
 
+use bytes::Bytes;
 use proto::raftpb::{ConfState, Entry};
 
 use super::buffer::BLOCK_BYTES;
 use super::dir::LogDir;
 use super::format::{BatchHeader, LogState};
 use super::read::Marks;
-use super::record::{Mark, Record, Records};
+use super::record::{Mark, RawEntry, RawRecord, RawRecords};
+use super::recover::Walked;
 use super::recover_error::{At, RecoverError};
 use super::scan::{ReadFailed, Reader, SegmentView};
 use super::survey::Found;
@@ -148,6 +150,14 @@ impl<'a> Walk<'a> {
         }
     }
 
+    pub fn walked(&self) -> Walked<'_> {
+        Walked {
+            entries: &self.found.entries,
+            commit: self.found.state.commit,
+            start: self.found.start,
+        }
+    }
+
     pub fn finish(self) -> Findings {
         self.found
     }
@@ -183,18 +193,17 @@ impl<'a> Walk<'a> {
                 continue;
             };
             self.torn = false;
-            self.take(&view, &header, Records::new(payload))
-                .map_err(|why| {
-                    let offset = u64::from(block) * BLOCK_BYTES as u64;
-                    RecoverError::Malformed {
-                        at: At {
-                            file: dir.name(view.id),
-                            segment: view.id,
-                            offset,
-                        },
-                        why,
-                    }
-                })?;
+            self.take(&view, &header, &payload).map_err(|why| {
+                let offset = u64::from(block) * BLOCK_BYTES as u64;
+                RecoverError::Malformed {
+                    at: At {
+                        file: dir.name(view.id),
+                        segment: view.id,
+                        offset,
+                    },
+                    why,
+                }
+            })?;
             (self.at, self.block) = (at, block + header.blocks);
             self.found.previous_crc = crc;
             return Ok(true);
@@ -222,7 +231,7 @@ impl<'a> Walk<'a> {
         &mut self,
         view: &SegmentView,
         header: &BatchHeader,
-        records: Records,
+        payload: &Bytes,
     ) -> Result<(), &'static str> {
         if header.sequence > NUMBER_MAX || header.before.last_index > NUMBER_MAX {
             return Err("a number is beyond any bound");
@@ -238,36 +247,40 @@ impl<'a> Walk<'a> {
         let mut count = 0;
         let mut index_min: Option<u64> = None;
         let mut starts = false;
-        for record in records {
+        let mut last = None;
+        for record in RawRecords::new(payload) {
             count += 1;
             match record.map_err(|bad| bad.why)? {
-                Record::Entry(entry) => {
-                    let index = entry.index.unwrap_or(0);
-                    self.take_entry(entry)?;
-                    index_min = Some(index_min.map_or(index, |min| min.min(index)));
+                RawRecord::Entry(entry) => {
+                    self.take_entry(&entry, payload)?;
+                    index_min = Some(index_min.map_or(entry.index, |min| min.min(entry.index)));
+                    last = Some(entry);
                 }
-                Record::HardState(state) => {
+                RawRecord::HardState(state) => {
                     self.found.state.term = state.term.unwrap_or(0);
                     self.found.state.vote = state.vote.unwrap_or(0);
                     self.found.state.commit = state.commit.unwrap_or(0);
                 }
-                Record::Mark(Mark::Start { index, .. }) if index > NUMBER_MAX => {
+                RawRecord::Mark(Mark::Start { index, .. }) if index > NUMBER_MAX => {
                     return Err("a number is beyond any bound");
                 }
-                Record::Mark(Mark::Start { index, term }) => {
+                RawRecord::Mark(Mark::Start { index, term }) => {
                     self.found.entries.clear();
-                    self.found.last = None;
+                    (self.found.last, last) = (None, None);
                     self.found.history = TermHistory::after(index, term);
                     self.found.start = Some((index, term));
                     self.found.first_index = index + 1;
                     (self.found.state.last_index, self.found.state.last_term) = (index, term);
                     (index_min, starts) = (None, true);
                 }
-                Record::Mark(Mark::Membership { index, members }) => {
+                RawRecord::Mark(Mark::Membership { index, members }) => {
                     self.found.membership = Some((index, members))
                 }
-                Record::Mark(Mark::Checkpoint { .. }) => {}
+                RawRecord::Mark(Mark::Checkpoint { .. }) => {}
             }
+        }
+        if let Some(last) = last {
+            self.found.last = Some(last.of(payload));
         }
         if count != header.records || header.seal != (count == 0) {
             return Err("the number of records is not the one stated");
@@ -291,8 +304,8 @@ impl<'a> Walk<'a> {
         Ok(())
     }
 
-    fn take_entry(&mut self, entry: Entry) -> Result<(), &'static str> {
-        let index = entry.index.unwrap_or(0);
+    fn take_entry(&mut self, entry: &RawEntry, payload: &Bytes) -> Result<(), &'static str> {
+        let (index, term) = (entry.index, entry.term);
         if index == 0 || index > NUMBER_MAX || index - 1 > self.found.state.last_index {
             return Err("an entry does not follow the one before it");
         }
@@ -305,12 +318,12 @@ impl<'a> Walk<'a> {
             self.found.entries.pop();
         }
         self.found.state.last_index = index;
-        self.found.state.last_term = entry.term.unwrap_or(0);
+        self.found.state.last_term = term;
         self.found.first_index = self.found.first_index.min(index);
-        self.found.history.note(index, entry.term.unwrap_or(0));
-        self.found.last = Some(entry.clone());
+        self.found.history.note(index, term);
+        // What the tree holds already is not needed again: its place in the log is enough.
         if index > self.applied {
-            self.found.entries.push(entry);
+            self.found.entries.push(entry.of(payload));
         }
         Ok(())
     }

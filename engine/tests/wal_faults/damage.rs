@@ -66,6 +66,32 @@ fn every_flipped_bit_of_a_claimed_batch_is_refused_by_name() {
     }
 }
 
+/// Entries that the tree holds already are not decoded any more, but checked all the same.
+#[test]
+fn damage_below_what_the_tree_holds_is_refused_by_name_as_well() {
+    let mut log = sealed_log();
+    let seal = log.placed.pop().expect("the seal");
+    let expect = Expect {
+        applied: 7,
+        ..Expect::default()
+    };
+    let recovered = open(&log.disk.files, expect).expect("nothing is damaged");
+    let kept: Vec<_> = recovered.entries.iter().map(|entry| entry.index).collect();
+    assert_eq!(kept, [Some(8)]);
+    assert_eq!(recovered.last, recovered.entries.last().cloned());
+    for placed in log.placed.iter().filter(|p| p.sequence < seal.sequence - 1) {
+        for bit in (0..placed.bytes * 8).step_by(5) {
+            let mut image = log.disk.files.clone();
+            flip(&mut image, placed, bit);
+            match open(&image, expect) {
+                Err(error) if names(&error, placed) => {}
+                Err(error) => panic!("bit {bit} of {placed:?}: {error}"),
+                Ok(_) => panic!("bit {bit} of {placed:?} went unnoticed"),
+            }
+        }
+    }
+}
+
 #[test]
 fn a_flipped_bit_of_a_segment_header_is_refused_and_padding_is_harmless() {
     let log = sealed_log();

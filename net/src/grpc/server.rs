@@ -462,6 +462,15 @@ impl Server {
             .send_response(key, HEAD, [&prefix, message], TRAILERS_OK);
     }
 
+    /// As [`Server::respond`]; a large message is kept as it is instead of copied.
+    pub fn respond_with(&mut self, stream: StreamId, message: Bytes) {
+        if message.len() <= limits::STREAM_OUTPUT_BYTES_MAX {
+            return self.respond(stream, &message);
+        }
+        self.send(stream, message);
+        self.finish(stream);
+    }
+
     /// Ends a call with a status: as the whole response, or behind what was sent.
     pub fn fail(&mut self, stream: StreamId, code: u32, message: &str) {
         if let Some(key) = self.open_call(stream) {

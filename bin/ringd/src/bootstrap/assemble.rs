@@ -14,13 +14,17 @@ use engine::{
     store::{self, Store},
     wal::{
         self, driver::LogFiles, Expect, FileOp, Identity, LogDir, LogPosition, Mark, Recovered,
-        SegmentId, TermHistory, Wal, Write,
+        SegmentId, TermHistory, Wal, Walked, Write,
     },
     watch,
 };
 use prost::Message;
 use proto::raftpb::{ConfChange, ConfChangeType, Entry, EntryType, HardState};
 use std::{io, sync::Arc};
+
+/// Pages that the replay at start changes at most, in bytes: as many as may be changed in memory at any time. The rest of
+/// a log that holds more is applied while the first ones are written back.
+const REPLAYED_BYTES_MAX: u64 = 240 << 20;
 
 /// A log directory that is written as well.
 pub trait LogMedium: LogDir {
@@ -137,7 +141,13 @@ where
         true => expectation(&store, &path)?,
         false => Expect::default(),
     };
-    let mut recovered = wal::recover(log, expect)?;
+    let mut recovered = wal::recover_while(log, expect, |walked| {
+        if alone.is_none() {
+            replay(&mut store, &walked);
+        }
+    })?;
+    let (applied, _) = store.applied();
+    recovered.entries.retain(|entry| entry.index() > applied);
     notes.append(&mut recovered.notes);
     if let wal::Report::TornTail { .. } = &recovered.report {
         notes.push(format!(
@@ -181,6 +191,20 @@ where
         new,
         notes,
     })
+}
+
+/// Applies what the log holds, and says itself to be committed, beyond the pages. Nothing but memory changes.
+fn replay(store: &mut Store, walked: &Walked<'_>) {
+    let (applied, _) = store.applied();
+    // Pages that came from another member and a log that was not yet told do not follow one another.
+    if store.log_mark().restarts || walked.start.is_some_and(|(index, _)| index > applied) {
+        return;
+    }
+    let committed = |entry: &Entry| entry.index() <= walked.commit;
+    let committed = walked.entries.partition_point(committed);
+    let (committed, others) = walked.entries.split_at(committed);
+    store.replay(committed, REPLAYED_BYTES_MAX);
+    store.read_ahead(others);
 }
 
 /// Pages of one cluster beside the log of another, as far as the members tell.

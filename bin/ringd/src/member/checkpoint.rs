@@ -12,8 +12,12 @@ use std::io;
 
 /// Changed pages in memory, of the generation being written back and the next one together: so many times what begins a
 /// checkpoint, and at least so many bytes.
-const DIRTY_TIMES_MAX: u64 = 4;
+const DIRTY_TIMES_MAX: u64 = 3;
 const DIRTY_BYTES_MAX_MIN: u64 = 8 << 20;
+
+/// A running checkpoint is to be done when four fifths of the way to the next one have passed: its flush comes after its
+/// writes.
+const NEXT_DUE_THOUSANDTHS: u64 = 1250;
 
 /// Time between two attempts to make the page file longer on a full file system.
 const FULL_DISK_RETRY_NS: u64 = 1_000_000_000;
@@ -24,7 +28,8 @@ const SHORT_DIRTY_BYTES: u64 = 2 << 20;
 const RETAINED_ENTRIES: u64 = 5_000;
 const RETAINED_SEGMENTS_MAX: u64 = 2;
 
-/// When a checkpoint begins: whichever comes first.
+/// When a checkpoint begins: whichever comes first. Until it is durable a restart applies what it was to hold, and what
+/// came after: at most about twice the log that is named here.
 #[derive(Clone, Copy, Debug)]
 pub struct Thresholds {
     pub dirty_bytes: u64,
@@ -35,8 +40,8 @@ pub struct Thresholds {
 impl Default for Thresholds {
     fn default() -> Thresholds {
         Thresholds {
-            dirty_bytes: 64 << 20,
-            log_bytes: 128 << 20,
+            dirty_bytes: 80 << 20,
+            log_bytes: 24 << 20,
             interval_ns: 30_000_000_000,
         }
     }
@@ -174,6 +179,11 @@ impl Member {
     }
 
     pub(super) fn maybe_checkpoint(&mut self, now_ns: u64) {
+        self.store.pages_mut().shed_memory();
+        if self.checkpoints.running.is_some() {
+            let thousandths = self.next_checkpoint_due();
+            return self.store.pages().press_checkpoint(thousandths);
+        }
         let (applied, _) = self.store.applied();
         let checkpoints = &self.checkpoints;
         let dirty_bytes = self.store.pages().dirty_bytes();
@@ -181,7 +191,6 @@ impl Member {
         let nothing_new = applied == checkpoints.last_applied && dirty_bytes == 0;
         if self.halted
             || self.snapshots.is_installing()
-            || checkpoints.running.is_some()
             || (nothing_new && !checkpoints.forced && !self.log_wants_checkpoint())
         {
             return;
@@ -216,6 +225,15 @@ impl Member {
             self.checkpoints.logged_bytes = 0;
             self.effects.push(Effect::Checkpoint(job));
         }
+    }
+
+    /// How far the changes since the running checkpoint began have come on the way to the next one, in thousandths.
+    fn next_checkpoint_due(&self) -> u32 {
+        let limits = &self.checkpoints.thresholds;
+        let share = |bytes: u64, of: u64| bytes.saturating_mul(NEXT_DUE_THOUSANDTHS) / of.max(1);
+        let dirty = share(self.store.pages().dirty_bytes(), limits.dirty_bytes);
+        let logged = share(self.checkpoints.logged_bytes, limits.log_bytes);
+        u32::try_from(dirty.max(logged)).unwrap_or(u32::MAX)
     }
 
     /// On a full file system the log goes on in segments that are needed no more. Whether another checkpoint would give

@@ -333,6 +333,9 @@ impl Shell {
                 *next_pulse_ns = now_ns + pulse_ns;
                 core.server.pulse(now_ns);
             }
+            if core.server.member.wants_read_slice() {
+                core.server.complete(Input::Work, now_ns);
+            }
             core.server.settle(now_ns, &mut self.operations);
             self.pressure.set(core.server.member.checkpoint_pressure());
             flush(core, &mut self.dirty, now_ns);
@@ -496,7 +499,7 @@ impl Shell {
 fn run_checkpoint(mut job: CheckpointJob, mut pace: Pace) -> Input {
     loop {
         match job.step() {
-            Ok(Progress::Wrote(bytes)) => pace.wrote(bytes),
+            Ok(Progress::Wrote(bytes)) => pace.wrote(bytes, || job.is_behind()),
             Ok(Progress::Finished(done)) => return Input::Checkpointed { result: Ok(done) },
             Err(error) if job.stage() == Stage::Grow && is_disk_full(&error) => {
                 return Input::CheckpointFull { job: Box::new(job) }
