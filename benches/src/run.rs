@@ -23,8 +23,9 @@ const SILENCE_MAX: Duration = Duration::from_secs(30);
 /// What a run measured.
 pub struct Outcome {
     pub latency_ns: Histogram<u64>,
+    /// Calls that were answered with a message; only these count.
     pub done: u64,
-    /// Streams that ended without a message.
+    /// Streams that ended without one.
     pub failed: u64,
     pub elapsed: Duration,
     pub bytes_received: u64,
@@ -267,11 +268,12 @@ impl<'a> Runner<'a> {
                     },
                     Arrival::End { stream } => {
                         if let Some((begun, answered)) = calls.remove(&stream) {
-                            if !watch {
-                                *idle += 1;
+                            *idle += usize::from(!watch);
+                            if !answered {
+                                outcome.failed += 1;
+                            } else if !watch {
                                 record(outcome, begun, now);
                             }
-                            outcome.failed += u64::from(!answered);
                         }
                     }
                     Arrival::GoAway { code } => gone = Some(code),

@@ -19,6 +19,8 @@ const FRAME_HEADER_BYTES: usize = 9;
 const DYNAMIC_FIRST: usize = 62;
 /// The windows that this side gives: as good as unlimited, topped up when half is used.
 const WINDOW_BYTES: u32 = (1 << 31) - 1;
+/// What every server accepts in one frame.
+const FRAME_BYTES_MAX: usize = 16_384;
 const WINDOW_INITIAL_BYTES: i64 = 65_535;
 
 /// A request that differs from others of its kind in the digits of its key and in its stream id.
@@ -58,6 +60,8 @@ pub struct Wire {
     /// Header fields in the dynamic table, oldest first.
     indexed: Vec<&'static str>,
     tail: Vec<u8>,
+    /// The request that is being put into frames.
+    body: Vec<u8>,
     send_window: i64,
     stream_window: i64,
     consumed: u32,
@@ -80,6 +84,7 @@ impl Wire {
             next_stream: 1,
             indexed: Vec::new(),
             tail: Vec::new(),
+            body: Vec::new(),
             send_window: WINDOW_INITIAL_BYTES,
             stream_window: WINDOW_INITIAL_BYTES,
             consumed: 0,
@@ -106,23 +111,27 @@ impl Wire {
             END_HEADERS,
             stream,
         ));
-        let bytes = template.message.len() + 5;
-        let flags = if hold { 0 } else { END_STREAM };
-        self.out
-            .extend_from_slice(&frame_header(bytes, DATA, flags, stream));
-        self.out.push(0);
-        self.out
-            .extend_from_slice(&(template.message.len() as u32).to_be_bytes());
-        let at = self.out.len();
-        self.out.extend_from_slice(&template.message);
+        let mut body = std::mem::take(&mut self.body);
+        body.clear();
+        body.push(0);
+        body.extend_from_slice(&(template.message.len() as u32).to_be_bytes());
+        let at = body.len();
+        body.extend_from_slice(&template.message);
         for (offset, width) in &template.digits {
             let mut rest = key;
             for place in (0..*width).rev() {
-                self.out[at + offset + place] = b'0' + (rest % 10) as u8;
+                body[at + offset + place] = b'0' + (rest % 10) as u8;
                 rest /= 10;
             }
         }
-        self.send_window -= bytes as i64;
+        let mut chunks = body.chunks(FRAME_BYTES_MAX).peekable();
+        while let Some(chunk) = chunks.next() {
+            let is_end = chunks.peek().is_none() && !hold;
+            let flags = if is_end { END_STREAM } else { 0 };
+            frame(&mut self.out, DATA, flags, stream, chunk);
+        }
+        self.send_window -= body.len() as i64;
+        self.body = body;
         stream
     }
 

@@ -15,6 +15,18 @@ pub enum Fault {
     InstallKeepsLog,
     /// The copy of a checkpoint is not checked.
     CopyUnchecked,
+    /// The length of a record is used as it is.
+    LengthsTrusted,
+    /// What later batches claim of the log is not asked when one is damaged.
+    ClaimIgnored,
+    /// Where a page's cells are is not checked.
+    ShapeUnchecked,
+    /// Removing from a tree leaves an overflowing value's entry behind.
+    RemoveForgets,
+    /// The operations for the failure of a transaction are done on success as well.
+    FailureTaken,
+    /// A store that is opened again begins at the revision before its last.
+    RevisionForgotten,
 }
 
 #[cfg(feature = "planted-bugs")]

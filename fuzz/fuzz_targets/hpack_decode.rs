@@ -1,3 +1,9 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| net::fuzzing::hpack_decode(input));
+libfuzzer_sys::fuzz_target!(
+    init: {
+        #[cfg(feature = "planted-bugs")]
+        net::planted::plant(Some(net::planted::Fault::SecretForgotten));
+    },
+    |input: &[u8]| net::fuzzing::hpack_decode(input)
+);

@@ -1,3 +1,9 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|input: &[u8]| net::fuzzing::peer_msg(input));
+libfuzzer_sys::fuzz_target!(
+    init: {
+        #[cfg(feature = "planted-bugs")]
+        net::planted::plant(Some(net::planted::Fault::PlaceForgotten));
+    },
+    |input: &[u8]| net::fuzzing::peer_msg(input)
+);

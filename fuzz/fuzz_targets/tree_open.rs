@@ -1,3 +1,9 @@
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|data: &[u8]| engine::tree::fuzzing::tree_open(data));
+libfuzzer_sys::fuzz_target!(
+    init: {
+        #[cfg(feature = "planted-bugs")]
+        engine::planted::plant(Some(engine::planted::Fault::ShapeUnchecked));
+    },
+    |data: &[u8]| engine::tree::fuzzing::tree_open(data)
+);

@@ -14,3 +14,4 @@ pub mod hpack;
 pub mod http1;
 pub mod limits;
 pub mod peer;
+pub mod planted;

@@ -82,7 +82,7 @@ pub const CONNECTION_WINDOW_BYTES: u32 = 4 << 20;
 pub const OUTPUT_BYTES_MAX: usize = 4 << 20;
 /// DATA queued in a stream at which its producer should wait: see `Server::backlog_bytes`.
 pub const STREAM_OUTPUT_BYTES_MAX: usize = 256 << 10;
-/// Responses queued for want of window in all streams of a connection. Above: new streams get REFUSED_STREAM.
+/// Responses queued for want of window in all streams of a connection. Above: further requests wait until some are taken.
 pub const QUEUED_BYTES_MAX: usize = 64 << 20;
 /// An output buffer that grew beyond this is given back to the allocator once it is empty.
 pub const OUTPUT_KEPT_BYTES: usize = 256 << 10;

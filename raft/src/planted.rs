@@ -19,6 +19,8 @@ pub enum Fault {
     CommitUnproved,
     /// A follower takes entries whatever stands before them.
     AppendUnchecked,
+    /// A heartbeat commits beyond the end of the log.
+    HeartbeatTrusted,
     /// The leader counts as two.
     CountTwice,
     /// A write that was overtaken by a truncation still counts as durable.

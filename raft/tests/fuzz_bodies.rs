@@ -95,3 +95,15 @@ proptest! {
         raft::fuzzing::raft_cluster(&plan);
     }
 }
+
+#[test]
+fn stored_steps() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/raft_step");
+    let mut inputs = 0;
+    for file in std::fs::read_dir(corpus).expect("a corpus") {
+        let path = file.expect("a file").path();
+        raft::fuzzing::raft_step(&std::fs::read(path).expect("a readable file"));
+        inputs += 1;
+    }
+    assert!(inputs > 30, "{inputs} inputs");
+}

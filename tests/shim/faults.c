@@ -6,7 +6,8 @@
  *
  * Environment:
  *   RINGD_FAULT_DIR      files below this absolute path are meant; all others are left alone
- *   RINGD_FAULT_LOG      the undo log; without it nothing is recorded
+ *   RINGD_FAULT_LOG      the undo logs: each process begins one at this path with .0, .1 and so on behind it, because a kill
+ *                        may cut the last record of one; without it nothing is recorded
  *   RINGD_FAULT_SIDE     a directory on the same file system, for files that a rename replaced or that were removed
  *   RINGD_FAULT_LIE      set: flushes are answered with success and do not count
  *   RINGD_FAULT_CONTROL  a file that the test may write at any time, one line:
@@ -51,9 +52,8 @@ enum kind {
 static const char *dir, *side, *control;
 static int log_fd = -1, lie;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-/* Numbers of different processes must differ: they may write to one log. */
+/* Numbers of different processes must differ: their logs are read as one. */
 static uint64_t next_seq;
-
 
 __attribute__((constructor)) static void start(void) {
     next_seq = ((uint64_t)getpid() << 32) + 1;
@@ -62,8 +62,14 @@ __attribute__((constructor)) static void start(void) {
     control = getenv("RINGD_FAULT_CONTROL");
     lie = getenv("RINGD_FAULT_LIE") != NULL;
     const char *log = getenv("RINGD_FAULT_LOG");
-    if (dir && log)
-        log_fd = (int)syscall(SYS_openat, AT_FDCWD, log, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (!dir || !log) return;
+    char path[PATH_MAX];
+    for (unsigned n = 0; log_fd < 0; n++) {
+        snprintf(path, sizeof path, "%s.%u", log, n);
+        int flags = O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC;
+        log_fd = (int)syscall(SYS_openat, AT_FDCWD, path, flags, 0600);
+        if (log_fd < 0 && errno != EEXIST) abort();
+    }
 }
 
 static int meant(const char *path) {

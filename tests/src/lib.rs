@@ -10,6 +10,7 @@
 //! * [`wire`]: etcd's messages as data, read from the `.proto` files.
 //! * [`recording`]: answers of a real etcd and their replay against a server or the model.
 //! * [`register`]: a key whose readers must never see an old value.
+//! * [`replay`]: the trace of a real process, replayed outside of it.
 //! * [`server`]: a server process with a directory and ports of its own.
 //! * [`shim`]: power cuts and failing disks under a server.
 //! * [`sim`]: whole members in a simulated world.
@@ -25,6 +26,7 @@ pub mod proxy;
 pub mod random;
 pub mod recording;
 pub mod register;
+pub mod replay;
 pub mod server;
 pub mod shim;
 pub mod sim;

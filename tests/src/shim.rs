@@ -49,6 +49,14 @@ impl Shim {
         self.side.path().join("undo")
     }
 
+    /// Each process that ran under this layer began a log of its own.
+    fn log_paths(&self) -> Vec<PathBuf> {
+        (0..)
+            .map(|n| self.side.path().join(format!("undo.{n}")))
+            .take_while(|path| path.exists())
+            .collect()
+    }
+
     fn control_path(&self) -> PathBuf {
         self.side.path().join("control")
     }
@@ -90,8 +98,9 @@ impl Shim {
     /// Takes back what was not flushed. The server must be dead; the next one starts a new log. Gives the number of
     /// changes taken back.
     pub fn power_cut(&self, mut loss: Loss) -> usize {
-        let log = fs::read(self.log_path()).unwrap_or_default();
-        let records = parse(&log);
+        let read = |path| fs::read(path).expect("a log can be read");
+        let logs: Vec<Vec<u8>> = self.log_paths().into_iter().map(read).collect();
+        let records: Vec<Record> = logs.iter().flat_map(|log| parse(log)).collect();
         let flushed = flushed(&records);
         let mut undo = Undo::default();
         for (index, record) in records.iter().enumerate().rev() {
@@ -102,7 +111,9 @@ impl Shim {
                 file.sync_all().expect("a restored file can be flushed");
             }
         }
-        let _ = fs::remove_file(self.log_path());
+        for path in self.log_paths() {
+            fs::remove_file(path).expect("a log can be removed");
+        }
         undo.count
     }
 }

@@ -7,6 +7,7 @@ mod alone;
 pub mod assemble;
 mod discovery;
 pub mod dns;
+mod draws;
 mod fetch;
 mod found;
 mod grpc;
@@ -21,11 +22,13 @@ use crate::{
     identity::{Founding, InitialCluster},
     info,
     logging::Log,
-    member::{self, Member},
-    peers, warn,
+    member, peers,
+    recording::{self, Recorded},
+    warn,
 };
 use assemble::{Assembled, Origin, Plan};
 use dns::NameServers;
+pub use draws::Draws;
 use engine::{
     lease,
     page::{Options as PageOptions, PageDir, RealDir, RealFile},
@@ -57,12 +60,15 @@ const UNCOMMITTED_SHARE: u64 = 8;
 /// Entries that are not durable in the own log: so many bytes, and as long as others have them durable for so long.
 const UNDURABLE_BYTES_MAX: u64 = 64 << 20;
 const UNDURABLE_MS_MAX: u64 = 5_000;
+/// Changed pages that begin a checkpoint take this part of the memory limit at most: while one is written, several times as
+/// many are held.
+const DIRTY_SHARE: u64 = 32;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
 /// What the start found, for the log.
 pub struct Start {
-    pub member: Member,
+    pub member: Recorded,
     pub files: Arc<LogFiles>,
     pub page_dir: Arc<dyn PageDir>,
     pub member_id: u64,
@@ -93,6 +99,50 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
     };
     let path = config.member_dir().join(PAGE_FILE);
     refuse_etcds_data(config, &path)?;
+    let draws = Draws::of_this_machine()?;
+    let recording = recording::begin(config, &path)?;
+    let mut seen = None;
+    let opened = open(config, &draws, || {
+        let origin = originate(config, &surroundings)?;
+        seen = Some(origin.clone());
+        Ok(origin)
+    })?;
+    let Opened {
+        assembled,
+        files,
+        page_dir,
+    } = opened;
+    announce(config, &assembled, log);
+    let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
+    if !assembled.new && is_discovered {
+        warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
+            "wal-dir" => config.wal_path().display().to_string());
+    }
+    Ok(Start {
+        peers: peers_config(config, assembled.ids),
+        member: recording.of(assembled.member, &draws, seen.as_ref())?,
+        files,
+        page_dir,
+        member_id: assembled.ids.member_id,
+        cluster_id: assembled.ids.cluster_id,
+        notes: assembled.notes,
+    })
+}
+
+/// A member and the files that it was opened on.
+pub struct Opened {
+    pub assembled: Assembled,
+    pub files: Arc<LogFiles>,
+    pub page_dir: Arc<dyn PageDir>,
+}
+
+/// Opens the files that the configuration names. The member that results depends on nothing but the arguments and those.
+pub fn open(
+    config: &Config,
+    draws: &Draws,
+    originate: impl FnOnce() -> Result<Origin, Failure>,
+) -> Result<Opened, Failure> {
+    let path = config.member_dir().join(PAGE_FILE);
     let files = Arc::new(LogFiles::open(&config.wal_path())?);
     let file =
         RealFile::open_or_create(&path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -101,14 +151,13 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
         config.heartbeat_interval_ms * 1_000_000,
     );
     let plan = Plan {
-        pages: page_options(),
-        store: store_options(config, ticks, random_u64()?),
-        wal: wal::Config::new(files.path(), random_u64()?),
-        raft: raft_config(config)?,
-        member: |ids| member_config(config, ids),
+        pages: page_options(draws.memory_limit_bytes),
+        store: store_options(config, ticks, draws.store_seed),
+        wal: wal::Config::new(files.path(), draws.incarnation),
+        raft: raft_config(config, draws),
+        member: |ids| Ok(member_config(config, draws, ids)),
     };
     let file = Arc::new(file);
-    let originate = || originate(config, &surroundings);
     let mut assembled = match config.force_new_cluster {
         false => assemble::open(plan, file, &*files, originate)?,
         true => {
@@ -117,27 +166,16 @@ pub fn start(config: &Config, log: &Log) -> Result<Start, Failure> {
             assemble::open_alone(plan, file, &*files, originate, &urls)?
         }
     };
-    announce(config, &assembled, log);
+    let member = &mut assembled.member;
     if config.initial_election_tick_advance {
-        assembled.member.advance_first_election();
+        member.advance_first_election();
     }
-    let is_discovered = config.discovery.is_some() || !config.discovery_srv.is_empty();
-    if !assembled.new && is_discovered {
-        warn!(log, "discovery token is ignored since cluster already initialized; valid logs are found",
-            "wal-dir" => config.wal_path().display().to_string());
-    }
-    assembled
-        .member
-        .set_scrub_interval(config.scrub_interval_ns);
-    assembled.member.set_auto_compaction(config.auto_compaction);
-    Ok(Start {
-        peers: peers_config(config, assembled.ids),
-        member: assembled.member,
+    member.set_scrub_interval(config.scrub_interval_ns);
+    member.set_auto_compaction(config.auto_compaction);
+    Ok(Opened {
+        assembled,
         files,
         page_dir: Arc::new(RealDir::new(&path)),
-        member_id: assembled.ids.member_id,
-        cluster_id: assembled.ids.cluster_id,
-        notes: assembled.notes,
     })
 }
 
@@ -231,29 +269,35 @@ fn refuse_tls<'a>(mut peer_urls: impl Iterator<Item = &'a Url>) -> Result<(), Fa
     }
 }
 
-fn page_options() -> PageOptions {
-    let limit = crate::process::memory_limit_bytes();
+fn page_options(memory_limit_bytes: u64) -> PageOptions {
     PageOptions {
         create: true,
-        resident_bytes_max: limit / 100 * RESIDENT_PERCENT,
+        resident_bytes_max: memory_limit_bytes / 100 * RESIDENT_PERCENT,
         reserve_bytes: PAGE_FILE_RESERVE_BYTES,
         ..PageOptions::default()
     }
 }
 
+fn checkpoint_thresholds(draws: &Draws) -> member::Thresholds {
+    let mut thresholds = member::Thresholds::default();
+    let share = draws.memory_limit_bytes / DIRTY_SHARE;
+    thresholds.dirty_bytes = thresholds.dirty_bytes.min(share);
+    thresholds
+}
+
 /// Without the node's id, which the log or the founding says.
-fn raft_config(config: &Config) -> Result<raft::Config, Failure> {
+fn raft_config(config: &Config, draws: &Draws) -> raft::Config {
     let mut raft = raft::Config::new(0);
     raft.election_ticks = config.election_ticks() as u32;
     raft.pre_vote = config.pre_vote;
-    raft.seed = random_u64()?;
+    raft.seed = draws.raft_seed;
     raft.ring_bytes_max = LOG_RING_BYTES_MAX;
     raft.inflight_bytes_max = PEER_BYTES_IN_FLIGHT_MAX;
     raft.uncommitted_bytes_max =
-        UNCOMMITTED_BYTES_MAX.min(crate::process::memory_limit_bytes() / UNCOMMITTED_SHARE);
+        UNCOMMITTED_BYTES_MAX.min(draws.memory_limit_bytes / UNCOMMITTED_SHARE);
     raft.undurable_bytes_max = UNDURABLE_BYTES_MAX;
     raft.undurable_ticks_max = (UNDURABLE_MS_MAX / config.heartbeat_interval_ms).max(1) as u32;
-    Ok(raft)
+    raft
 }
 
 fn store_options(
@@ -307,9 +351,8 @@ pub fn unix_ms() -> u64 {
         .map_or(0, |since| since.as_millis() as u64)
 }
 
-fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failure> {
-    let unix_ms = unix_ms();
-    Ok(member::Config {
+fn member_config(config: &Config, draws: &Draws, ids: Identity) -> member::Config {
+    member::Config {
         cluster_id: ids.cluster_id,
         member_id: ids.member_id,
         name: config.name.clone(),
@@ -324,17 +367,10 @@ fn member_config(config: &Config, ids: Identity) -> Result<member::Config, Failu
         election_ticks: config.election_ticks() as u32,
         request_bytes_max: config.max_request_bytes as usize,
         txn_ops_max: config.max_txn_ops as usize,
-        request_ids: lease::RequestIds::new(ids.member_id, unix_ms),
-        seed: random_u64()?,
+        request_ids: lease::RequestIds::new(ids.member_id, draws.unix_ms),
+        seed: draws.member_seed,
         strict_reconfig_check: config.strict_reconfig_check,
-        unix_ms,
-        checkpoint: member::Thresholds::default(),
-    })
-}
-
-/// Bits for the log's incarnation and for the election time-outs.
-fn random_u64() -> Result<u64, Failure> {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).map_err(|error| format!("no random bytes: {error}"))?;
-    Ok(u64::from_le_bytes(bytes))
+        unix_ms: draws.unix_ms,
+        checkpoint: checkpoint_thresholds(draws),
+    }
 }

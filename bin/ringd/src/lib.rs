@@ -15,6 +15,7 @@ pub mod methods;
 pub mod peers;
 pub mod planted;
 pub mod process;
+pub mod recording;
 pub mod request;
 pub mod run;
 pub mod server;

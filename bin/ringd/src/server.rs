@@ -6,8 +6,9 @@
 use crate::{
     concurrency::{Concurrency, Step},
     front::{Demand, Front},
-    member::{Effect, Input, Member},
+    member::{Effect, Input},
     peers::{Action, DialFailure, Transport},
+    recording::Recorded,
     request::CallId,
     status::Status,
 };
@@ -78,7 +79,7 @@ pub enum Operation {
 
 pub struct Server {
     pub front: Front,
-    pub member: Member,
+    pub member: Recorded,
     peers: Transport,
     concurrency: Concurrency,
     demands: Vec<Demand>,
@@ -93,7 +94,7 @@ pub struct Server {
 }
 
 impl Server {
-    pub fn new(front: Front, member: Member, peers: Transport) -> Server {
+    pub fn new(front: Front, member: Recorded, peers: Transport) -> Server {
         Server {
             front,
             member,
@@ -239,8 +240,7 @@ impl Server {
         }
         loop {
             self.run_heard(now_ns);
-            self.member.settle(now_ns);
-            self.member.take_effects(&mut self.effects);
+            self.member.settle(now_ns, &mut self.effects);
             if self.effects.is_empty() && self.steps.is_empty() && self.demands.is_empty() {
                 break;
             }

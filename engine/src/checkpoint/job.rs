@@ -103,6 +103,11 @@ impl CheckpointDone {
         self.completed.number
     }
 
+    /// Bytes of the file; none if they could not be told.
+    pub fn file_bytes(&self) -> Option<u64> {
+        self.file_bytes
+    }
+
     /// Whether the file system had no room for the reserve behind it: the next checkpoints live on that.
     pub fn is_short_of_space(&self) -> bool {
         self.is_short
@@ -161,6 +166,22 @@ impl CheckpointJob {
     pub fn is_behind(&self) -> bool {
         let (all, written) = self.bytes;
         u128::from(written) * 1000 < u128::from(all) * u128::from(self.demand.get())
+    }
+
+    /// A checksum of all that is to be written but the index: changed pages and their places, roots, and content. For traces;
+    /// it reads every page.
+    pub fn checksum(&self) -> u32 {
+        let mut sum = crc32fast::Hasher::new();
+        for (_, page, bytes) in self.frames.iter().flat_map(|frames| frames.iter()) {
+            sum.update(&page.0.to_le_bytes());
+            sum.update(bytes);
+        }
+        for tree in &self.completed.roots {
+            sum.update(&tree.root.0.to_le_bytes());
+        }
+        sum.update(&self.completed.high.to_le_bytes());
+        sum.update(&self.completed.content);
+        sum.finalize()
     }
 
     /// Does one step: at most [`STEP_BYTES`] are written, or one flush made. An error other than of [`Stage::Grow`] is

@@ -39,6 +39,15 @@ struct Fetched {
 }
 
 impl FetchJob {
+    /// Its number, which its answer bears.
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub fn pages(&self) -> &[PageNo] {
+        &self.pages
+    }
+
     pub fn run(self) -> FetchDone {
         let mut found = Vec::with_capacity(self.pages.len());
         let mut rest = &self.pages[..];
@@ -131,6 +140,18 @@ impl FetchJob {
             Ok(_) => Err(PageFault::BeyondEnd),
             Err(e) => Err(PageFault::Io(e.to_string())),
         }
+    }
+}
+
+impl FetchDone {
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// What became of each page: its length in pages, or what is wrong with it.
+    pub fn outcomes(&self) -> impl Iterator<Item = (PageNo, Result<u32, &PageFault>)> {
+        let found = self.found.iter();
+        found.map(|(no, found)| (*no, found.as_ref().map(|fetched| fetched.pages)))
     }
 }
 

@@ -10,6 +10,11 @@ pub struct GrowJob {
 }
 
 impl GrowJob {
+    /// Bytes that the file is to have.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// Bytes of the file that are there then. "No space left" is no failure: [`Pages::grow_done`] takes it.
     pub fn run(self) -> io::Result<u64> {
         self.file.grow(self.bytes)?;

@@ -29,6 +29,13 @@ pub struct ScrubDone {
     pub damaged: Vec<PageError>,
 }
 
+impl ScrubJob {
+    /// The slice: its first page, and the one behind its last.
+    pub fn slice(&self) -> (PageNo, PageNo) {
+        (self.from, PageNo(self.end))
+    }
+}
+
 impl Pages {
     /// A job that verifies about `pages_max` pages from a place on: [`ScrubDone::next`] of the slice before, or the first one.
     /// None if nothing is left from there on.

@@ -7,6 +7,7 @@
 
 use super::validate::level_ops;
 use crate::error::RequestError;
+use crate::planted::{planted, Fault};
 use bytes::{Buf, Bytes};
 use prost::encoding::{decode_key, decode_varint, skip_field, DecodeContext, WireType};
 use prost::Message;
@@ -139,7 +140,7 @@ impl Level {
                     self.check_budget()?;
                 }
                 2 | 3 => {
-                    let list = if tag == 2 {
+                    let list = if tag == 2 || planted(Fault::FailureTaken) {
                         List::Success
                     } else {
                         List::Failure

@@ -55,6 +55,11 @@ impl StageJob {
         StageJob { copy, bytes }
     }
 
+    /// The bytes to be written.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     pub fn run(self, dir: &dyn PageDir) -> Staged {
         let begun = match self.copy {
             Some(copy) => Ok(copy),

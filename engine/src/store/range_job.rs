@@ -63,6 +63,27 @@ impl Store {
     }
 }
 
+impl Store {
+    /// As [`Store::range_job`], for a range of more than `keys_min` keys today. Any other is answered in one go.
+    pub fn large_range_job(
+        &self,
+        request: &RangeRequest,
+        header: &ResponseHeader,
+        keys_min: i64,
+    ) -> Result<Option<RangeJob>, Miss> {
+        let few = request.range_end.is_empty() || (1..=keys_min).contains(&request.limit);
+        if few || !is_plain(request) {
+            return Ok(None);
+        }
+        let range = KeyRange::new(&request.key, &request.range_end);
+        if self.reader().count(range, None, None)? <= keys_min {
+            return Ok(None);
+        }
+        // What is wrong with the request is told by whoever answers it.
+        Ok(self.range_job(request, header).unwrap_or(None))
+    }
+}
+
 impl Place {
     fn range<'a>(&'a self, request: &'a RangeRequest) -> KeyRange<'a> {
         let from = self.from.as_deref().unwrap_or(&request.key);

@@ -7,6 +7,7 @@ use super::{
     node_at, Path, Tree,
 };
 use crate::page::{Absent, Miss, PageNo, Pages};
+use crate::planted::{planted, Fault};
 
 /// A page with less than this in it looks for a neighbour to join.
 const THIN_BYTES: usize = CAPACITY / 4;
@@ -34,7 +35,10 @@ impl Tree {
         self.own_path(pages, &mut site.path, -i64::from(site.weight))?;
         let leaf = site.path.leaf();
         let at = site.path.at(leaf);
-        NodeMut(pages.page_mut(site.path.page(leaf))).remove(at);
+        let is_large = site.overflows.iter().any(Option::is_some);
+        if !(is_large && planted(Fault::RemoveForgets)) {
+            NodeMut(pages.page_mut(site.path.page(leaf))).remove(at);
+        }
         for overflow in site.overflows.into_iter().flatten() {
             overflow.release(pages);
         }

@@ -7,6 +7,7 @@
 
 use std::thread::Builder;
 
+use crate::planted::{planted, Fault};
 use proto::raftpb::{ConfState, Entry, HardState};
 
 use super::ahead::Ahead;
@@ -340,7 +341,7 @@ fn judge(
     if let Some((claim, by)) = evidence
         .claim
         .clone()
-        .filter(|(claim, _)| *claim >= missing)
+        .filter(|(claim, _)| *claim >= missing && !planted(Fault::ClaimIgnored))
     {
         let claimed_by = format!(
             "{} at offset {} (batches up to {claim} were durable)",

@@ -2,6 +2,7 @@
 
 use crate::frame::{Error, Header, HEADER_BYTES};
 use crate::limits;
+use crate::planted::{planted, Fault};
 
 /// Cuts frames out of whatever pieces the socket delivers. A frame that lies in one piece is borrowed from it; only a
 /// torn one is gathered, so the buffer holds less than one frame of the accepted size.
@@ -58,6 +59,9 @@ impl Input {
             return Ok(None);
         }
         self.spent = true;
+        if planted(Fault::TornFrame) {
+            self.torn[total - 1] ^= 1;
+        }
         Ok(Some((header, &self.torn[HEADER_BYTES..total])))
     }
 

@@ -301,6 +301,11 @@ impl<S, R: ReadHead> Connection<S, R> {
         self.phase == Phase::Closed
     }
 
+    /// Answers that the peer does not take fill their bound.
+    pub fn is_queue_full(&self) -> bool {
+        self.queued_bytes >= limits::QUEUED_BYTES_MAX
+    }
+
     /// The socket can be closed once the output is written.
     pub fn should_close(&self) -> bool {
         match self.phase {

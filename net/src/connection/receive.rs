@@ -299,7 +299,6 @@ impl<S: Default, R: ReadHead> Connection<S, R> {
 
     fn is_full(&self) -> bool {
         self.streams.len() >= self.concurrent_streams_max
-            || self.queued_bytes >= limits::QUEUED_BYTES_MAX
     }
 
     /// A block on a live stream: trailers, or what a client gets as response.

@@ -1,5 +1,6 @@
 //! The server's end of a connection.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -141,6 +142,8 @@ pub struct Server {
     http1: bool,
     connection: Connection<Call, CallReader>,
     input: Input,
+    /// Complete requests that the application gets when the peer has taken some of the answers before them.
+    waiting: VecDeque<StreamId>,
     expired: Vec<(Key, Expiry)>,
 }
 
@@ -161,6 +164,7 @@ impl Server {
             settings,
             http1: config.http1,
             input: Input::default(),
+            waiting: VecDeque::new(),
             expired: Vec::new(),
         }
     }
@@ -214,6 +218,7 @@ impl Server {
                 Incoming::Trailers { key, .. } => self.data(key, &[], true, events),
                 Incoming::Closed { id, mut state, .. } => state.cancel(id, &self.budget, events),
             }
+            self.deliver_waiting(events);
         }
     }
 
@@ -353,8 +358,37 @@ impl Server {
         if !call.one_message {
             return events.push(Event::HalfClose { stream: id });
         }
-        let Some(message) = call.complete.take() else {
+        if call.complete.is_none() {
             return self.reject(key, Status::internal(NO_MESSAGE), events);
+        }
+        // Others have been answered so much that the peer does not take; a refusal would cost an honest one the call.
+        if self.connection.is_queue_full() || !self.waiting.is_empty() {
+            self.waiting.push_back(id);
+        } else {
+            self.deliver(key, events);
+        }
+        let deadline_ns = self.connection.stream(key).state.deadline_ns;
+        self.connection.set_deadline(key, deadline_ns);
+    }
+
+    fn deliver_waiting(&mut self, events: &mut Vec<Event>) {
+        while !self.waiting.is_empty() && !self.connection.is_queue_full() {
+            let Some(id) = self.waiting.pop_front() else {
+                return;
+            };
+            if let Some(key) = self.open_call(id) {
+                self.deliver(key, events);
+            }
+        }
+    }
+
+    /// Hands a complete request over.
+    fn deliver(&mut self, key: Key, events: &mut Vec<Event>) {
+        let stream = self.connection.stream_mut(key);
+        let id = stream.id;
+        let call = &mut stream.state;
+        let Some(message) = call.complete.take() else {
+            return;
         };
         call.delivered = true;
         events.push(Event::Request {
@@ -364,8 +398,6 @@ impl Server {
             timeout_ns: call.timeout_ns,
             message,
         });
-        let deadline_ns = call.deadline_ns;
-        self.connection.set_deadline(key, deadline_ns);
     }
 
     /// Ends a call for what the peer sent in it.
@@ -428,6 +460,15 @@ impl Server {
         let prefix = message::prefix(false, message.len());
         self.connection
             .send_response(key, HEAD, [&prefix, message], TRAILERS_OK);
+    }
+
+    /// As [`Server::respond`]; a large message is kept as it is instead of copied.
+    pub fn respond_with(&mut self, stream: StreamId, message: Bytes) {
+        if message.len() <= limits::STREAM_OUTPUT_BYTES_MAX {
+            return self.respond(stream, &message);
+        }
+        self.send(stream, message);
+        self.finish(stream);
     }
 
     /// Ends a call with a status: as the whole response, or behind what was sent.
@@ -520,10 +561,15 @@ impl Server {
 
     /// When [`Server::on_timer`] wants to be called, if ever.
     pub fn deadline_ns(&self) -> Option<u64> {
-        match self.stage {
-            Stage::Gone => None,
-            _ => Some(self.connection.deadline_ns()).filter(|&deadline| deadline != u64::MAX),
+        if self.stage == Stage::Gone {
+            return None;
         }
+        let mut deadline_ns = self.connection.deadline_ns();
+        if !self.waiting.is_empty() {
+            let look_ns = self.connection.now_ns() + limits::STREAM_TIMER_NS;
+            deadline_ns = deadline_ns.min(look_ns);
+        }
+        Some(deadline_ns).filter(|&deadline| deadline != u64::MAX)
     }
 
     pub fn on_timer(&mut self, now_ns: u64, events: &mut Vec<Event>) {
@@ -536,6 +582,7 @@ impl Server {
             self.expire(key, expiry, now_ns, events);
         }
         self.expired = expired;
+        self.deliver_waiting(events);
         if let Err(error) = outcome {
             self.end_connection(error, events);
         }
@@ -569,6 +616,7 @@ impl Server {
     pub fn disconnect(&mut self, events: &mut Vec<Event>) {
         self.stage = Stage::Gone;
         self.input = Input::default();
+        self.waiting.clear();
         for (id, mut call) in self.connection.disconnect() {
             call.cancel(id, &self.budget, events);
         }
@@ -576,6 +624,7 @@ impl Server {
 
     fn end_connection(&mut self, error: Error, events: &mut Vec<Event>) {
         self.input = Input::default();
+        self.waiting.clear();
         for (id, mut call) in self.connection.fail(error) {
             call.cancel(id, &self.budget, events);
         }

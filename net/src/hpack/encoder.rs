@@ -1,6 +1,7 @@
 //! Fields to header blocks (RFC 7541 section 6).
 
 use super::{huffman, integer, static_table, table::Table, Field, Indexing};
+use crate::planted::{planted, Fault};
 
 /// One direction's encoding state.
 #[derive(Debug)]
@@ -91,7 +92,9 @@ impl Encoder {
                 integer::encode(lowest, 5, 0x20, out);
                 self.table.resize(lowest);
             }
-            integer::encode(last, 5, 0x20, out);
+            if !planted(Fault::ResizeUntold) {
+                integer::encode(last, 5, 0x20, out);
+            }
             self.table.resize(last);
         }
     }
@@ -105,6 +108,7 @@ impl Encoder {
         // An entry larger than the table would only empty it.
         let indexing = match field.indexing {
             Indexing::Add if field.size_bytes() > self.table.limit() => Indexing::Without,
+            Indexing::Never if planted(Fault::SecretForgotten) => Indexing::Without,
             indexing => indexing,
         };
         let (prefix_bits, pattern) = match indexing {

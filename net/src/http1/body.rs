@@ -1,6 +1,7 @@
 //! Where a body ends: by its length, by its chunks, or with the connection.
 
 use super::{CHUNK_LINE_BYTES_MAX, TRAILER_BYTES_MAX};
+use crate::planted::{planted, Fault};
 
 /// A body, or what is left of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +96,9 @@ impl Body {
 impl Chunks {
     fn decode(&mut self, input: &[u8]) -> Result<(Decoded, bool), BodyError> {
         let mut consumed = 0;
+        if let (At::Size { value: 1.., digits }, true) = (self.at, planted(Fault::ChunkSizeCut)) {
+            self.at = At::Size { value: 0, digits };
+        }
         while let Some(&byte) = input.get(consumed) {
             if let At::Data { left } = self.at {
                 let waiting = input.len() - consumed;

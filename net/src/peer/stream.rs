@@ -8,6 +8,7 @@
 //! Between ringd members each frame is followed by a CRC32 of all its bytes.
 
 use super::FRAME_BYTES_MAX;
+use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
@@ -248,7 +249,9 @@ impl Decoder {
                 HEARTBEAT => Frame::Heartbeat,
                 WHOLE => {
                     let frame = whole(content.slice(1 + LENGTH_BYTES..))?;
-                    if let Frame::Message(message) = &frame {
+                    if let (Frame::Message(message), false) =
+                        (&frame, planted(Fault::PlaceForgotten))
+                    {
                         self.place = Place::after(message);
                     }
                     frame

@@ -3,6 +3,7 @@
 use net::frame::settings::id as setting;
 use net::frame::{flag, kind, Reason};
 use net::grpc::Event;
+use net::limits;
 
 use super::peer::*;
 
@@ -399,9 +400,11 @@ fn large_responses_are_cut_into_frames_under_both_windows() {
     peer.settings(&[(setting::INITIAL_WINDOW_SIZE, 1 << 20)]);
     peer.call(1, b"x");
     peer.call(3, b"x");
-    let message: Vec<u8> = (0..200_000u32).map(|n| n as u8).collect();
+    let message: Vec<u8> = (0..400_000u32).map(|n| n as u8).collect();
     peer.server.respond(id(1), &message);
-    peer.server.respond(id(3), &message);
+    // Kept, not copied: the same on the wire.
+    assert!(message.len() > limits::STREAM_OUTPUT_BYTES_MAX);
+    peer.server.respond_with(id(3), message.clone().into());
     assert!(!peer.server.is_open(id(1)));
     let mut got = [Vec::new(), Vec::new()];
     let mut ended = 0;

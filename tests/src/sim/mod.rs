@@ -35,6 +35,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use coverage::Coverage;
 use swarm::Swarm;
 use trace::Trace;
+pub use words::effect as effect_in_words;
 use world::World;
 
 /// Events told in words before a failure, unless somebody wants more.

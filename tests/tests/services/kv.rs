@@ -181,6 +181,75 @@ async fn range_ends() {
     }
 }
 
+fn puts(of: impl IntoIterator<Item = (usize, String)>) -> pb::TxnRequest {
+    let op = |(n, value): (usize, String)| pb::RequestOp {
+        request: Some(pb::request_op::Request::RequestPut(put(
+            &format!("k{n:05}"),
+            &value,
+        ))),
+    };
+    pb::TxnRequest {
+        success: of.into_iter().map(op).collect(),
+        ..Default::default()
+    }
+}
+
+/// More keys than are read in one go, while the first and the last are written together, and history is compacted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_range_shows_one_revision() {
+    const KEYS: usize = 12_000;
+    let mut etcd = Etcd::fresh().await;
+    for first in (0..KEYS).step_by(100) {
+        let txn = puts((first..first + 100).map(|n| (n, "0".to_owned())));
+        etcd.kv.txn(txn).await.expect("a txn");
+    }
+    let first_revision = etcd.revision().await;
+    let mut writer = etcd.kv.clone();
+    let (stop, mut stopped) = tokio::sync::oneshot::channel::<()>();
+    let writing = tokio::spawn(async move {
+        let mut round = 0;
+        while stopped.try_recv().is_err() {
+            round += 1;
+            let txn = puts([0, KEYS - 1].map(|n| (n, round.to_string())));
+            let answer = writer.txn(txn).await.expect("a txn").into_inner();
+            let compaction = pb::CompactionRequest {
+                revision: revision(&answer.header),
+                physical: false,
+            };
+            writer.compact(compaction).await.expect("a compaction");
+        }
+        round
+    });
+    for round in 0..10 {
+        let (limit, keys_only) = ((KEYS - 1) as i64, round % 3 == 2);
+        let request = pb::RangeRequest {
+            limit: if round % 2 == 0 { 0 } else { limit },
+            keys_only,
+            ..range("k", "l")
+        };
+        let limited = request.limit > 0;
+        let answer = etcd.kv.range(request).await.expect("a range").into_inner();
+        assert_eq!(answer.kvs.len(), KEYS - usize::from(limited));
+        assert_eq!((answer.count, answer.more), (KEYS as i64, limited));
+        let seen = keys(&answer);
+        let expected = (0..KEYS).map(|n| format!("k{n:05}"));
+        assert!(seen.into_iter().eq(expected.take(answer.kvs.len())));
+        if !limited && !keys_only {
+            assert_eq!(answer.kvs[0].value, answer.kvs[KEYS - 1].value);
+            assert_eq!(answer.kvs[1].value, bytes("0"));
+        }
+        let newest = answer.kvs.iter().map(|kv| kv.mod_revision).max();
+        assert!(newest <= Some(revision(&answer.header)));
+    }
+    stop.send(()).expect("a writer");
+    assert!(writing.await.expect("no panic") > 0);
+    let old = pb::RangeRequest {
+        revision: first_revision,
+        ..range("k", "l")
+    };
+    refused(etcd.kv.range(old).await, Code::OutOfRange, COMPACTED);
+}
+
 #[tokio::test]
 async fn range_refuses_what_it_cannot_read() {
     let mut etcd = Etcd::fresh().await;

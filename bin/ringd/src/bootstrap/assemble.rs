@@ -56,6 +56,7 @@ pub struct Plan<M> {
 }
 
 /// Where the member of an empty data directory comes from.
+#[derive(Clone, Debug)]
 pub enum Origin {
     /// It founds a cluster, with others that compute the same.
     Founding(Founding),

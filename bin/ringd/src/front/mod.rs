@@ -310,7 +310,7 @@ impl Front {
         };
         let stream = StreamId::new(call.stream());
         match result {
-            Ok(message) => entry.server.respond(stream, &message),
+            Ok(message) => entry.server.respond_with(stream, message),
             Err(status) => entry.server.fail(stream, status.code, &status.message),
         }
         self.mark(call.connection());

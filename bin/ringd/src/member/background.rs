@@ -46,12 +46,24 @@ pub(super) struct Background {
     /// One of them is damaged: nothing is tried before this time.
     pause_until_ns: u64,
     turn: usize,
+    /// The next turn is a large range's.
+    reads_next: bool,
+    /// Since the last settling.
+    pub has_changed_pages: bool,
 }
 
 impl Member {
     pub fn wants_work(&self) -> bool {
-        !self.halted
-            && !self.background.starved
+        !self.halted && (self.wants_read_slice() || self.wants_background())
+    }
+
+    /// Whether a caller waits for work that goes on in slices, and so gets one in every turn.
+    pub fn wants_read_slice(&self) -> bool {
+        !self.halted && self.large_ranges.wants_work()
+    }
+
+    fn wants_background(&self) -> bool {
+        !self.background.starved
             && self.now_ns >= self.background.pause_until_ns
             && (!self.background.hashes.is_empty()
                 || self.store.hub().has_work()
@@ -61,6 +73,11 @@ impl Member {
 
     /// One slice of one kind of work; the kinds take turns.
     pub(super) fn work(&mut self) {
+        // Somebody waits for a large range; the rest gets every other turn beside it.
+        self.background.reads_next ^= true;
+        if self.wants_read_slice() && (self.background.reads_next || !self.wants_background()) {
+            return self.large_range_slice();
+        }
         self.background.turn = (self.background.turn + 1) % 4;
         let result = match self.background.turn {
             0 if self.has_room_for_background() => self.compact_slice(),
@@ -79,6 +96,7 @@ impl Member {
         if !self.store.compaction_pending() {
             return Ok(());
         }
+        self.background.has_changed_pages = true;
         self.store.compaction_step(SLICE_ROWS_MAX)?;
         let done = self.store.compactions_done();
         while let Some(first) = self.background.compactions.front() {
@@ -152,15 +170,20 @@ impl Member {
         self.background.hashes.push_back((call, hash));
     }
 
+    pub(super) fn abort_hashes(&mut self, error: RequestError) {
+        for (call, _) in std::mem::take(&mut self.background.hashes) {
+            self.reply(call, Err(error.into()));
+        }
+    }
+
     /// The store's content was replaced: what was being computed of the old one is asked for again by its callers.
     pub(super) fn reset_background(&mut self) {
         self.background.starved = false;
-        while let Some((call, _)) = self.background.hashes.pop_front() {
-            self.reply(call, Err(RequestError::LeaderChanged.into()));
-        }
+        self.abort_hashes(RequestError::LeaderChanged);
         for waiting in std::mem::take(&mut self.background.compactions) {
             self.answer_compaction(waiting.call, waiting.result);
         }
+        self.abort_large_ranges(RequestError::LeaderChanged);
         self.reset_defragmentation();
         self.reset_upkeep();
     }
@@ -213,6 +236,7 @@ impl Member {
                     self.store.pages_mut().evict_some();
                 }
                 self.reads.pages_arrived();
+                self.large_ranges.pages_arrived();
             }
             Err(error) => self.damaged(&error),
         }
@@ -235,9 +259,8 @@ impl Member {
             return self.halt(format!("{error}; committed entries need that page"));
         }
         self.reads.page_damaged(error.page);
-        while let Some((call, _)) = self.background.hashes.pop_front() {
-            self.reply(call, Err(RequestError::Corrupt.into()));
-        }
+        self.large_range_damaged(error.page);
+        self.abort_hashes(RequestError::Corrupt);
         if self.background.awaits.contains(&error.page) {
             self.background.pause_until_ns = self.now_ns + DAMAGE_PAUSE_NS;
             self.abort_defragmentation(RequestError::Corrupt);

@@ -145,7 +145,7 @@ impl Member {
         wanted.max(most).min(needed).min(kept)
     }
 
-    /// Changed pages are held in memory until they are written back; at this much, proposals wait.
+    /// Changed pages are held in memory until they are written back; at this much, writes wait.
     pub(super) fn is_full(&self) -> bool {
         self.changed_bytes() >= self.changed_bytes_max()
     }
@@ -155,6 +155,11 @@ impl Member {
     pub(super) fn is_overfull(&self) -> bool {
         let most = self.changed_bytes_max();
         self.changed_bytes() >= most + most / 2
+    }
+
+    /// How much of their bound the changed pages take, in percent: the closer to it, the faster a checkpoint has to be.
+    pub fn checkpoint_pressure(&self) -> u64 {
+        self.changed_bytes() * 100 / self.changed_bytes_max()
     }
 
     fn changed_bytes_max(&self) -> u64 {

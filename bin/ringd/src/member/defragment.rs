@@ -150,6 +150,7 @@ impl Member {
         let Stage::Moving(walk) = &mut self.defragmentation.stage else {
             return Ok(());
         };
+        self.background.has_changed_pages = true;
         let more = self
             .store
             .defragment_step(walk, SLICE_LEAVES_MAX, SLICE_BYTES_MAX)?;

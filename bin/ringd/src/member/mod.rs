@@ -17,6 +17,7 @@ mod checkpoint;
 mod cluster;
 mod defragment;
 mod forward;
+mod large_range;
 mod lease;
 mod log;
 mod maintenance;
@@ -24,6 +25,7 @@ mod membership;
 mod peer_port;
 mod propose;
 mod read;
+mod room;
 mod snapshot;
 mod upkeep;
 mod watch;
@@ -316,8 +318,11 @@ pub struct Member {
     passed: propose::Passed,
     /// Proposals that found no leader.
     leaderless: VecDeque<(Box<InternalRaftRequest>, Caller)>,
+    /// Proposals that found no room.
+    waiting: room::Queue,
     reads: Reads,
     background: background::Background,
+    large_ranges: large_range::LargeRanges,
     checkpoints: checkpoint::Checkpoints,
     leases: lease::Leases,
     cluster: cluster::Cluster,
@@ -377,8 +382,10 @@ impl Member {
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
+            waiting: room::Queue::default(),
             reads: Reads::default(),
             background: background::Background::default(),
+            large_ranges: large_range::LargeRanges::default(),
             leases: lease::Leases::default(),
             cluster: cluster::Cluster::default(),
             changes: membership::Changes::default(),
@@ -417,7 +424,7 @@ impl Member {
 
     /// Calls that wait for the log or for a read round.
     pub fn calls_waiting(&self) -> usize {
-        self.proposals.len() + self.reads.waiting()
+        self.proposals.len() + self.waiting.len() + self.reads.waiting()
     }
 
     pub fn store(&self) -> &Store {
@@ -489,8 +496,8 @@ impl Member {
             return;
         }
         let (applied_before, _) = self.store.applied();
-        let answers_before = self.effects.len();
         self.begin_round();
+        self.admit_waiting(now_ns);
         loop {
             self.drain_ready(now_ns);
             self.apply_committed(now_ns);
@@ -504,24 +511,39 @@ impl Member {
         self.emit_log_writes(now_ns);
         self.emit_watch_events();
         if let Some(error) = self.store.pages_mut().take_fault() {
-            self.memory_fault(&error.to_string(), applied_before, answers_before);
+            self.memory_fault(&error.to_string(), applied_before);
         }
+        self.background.has_changed_pages = false;
         self.maybe_checkpoint(now_ns);
         self.grow_pages(now_ns);
         self.begin_install();
     }
 
     /// A page turned out to be unreadable while this turn read it: nothing that was read leaves.
-    fn memory_fault(&mut self, error: &str, applied_before: u64, answers_before: usize) {
-        if self.store.applied().0 != applied_before {
+    fn memory_fault(&mut self, error: &str, applied_before: u64) {
+        if self.store.applied().0 != applied_before || self.background.has_changed_pages {
             return self.halt(format!(
-                "{error}; entries were applied meanwhile, so this member stops"
+                "{error}; pages were changed meanwhile, so this member stops"
             ));
         }
-        for effect in &mut self.effects[answers_before..] {
-            if let Effect::Reply { result, .. } = effect {
-                *result = Err(RequestError::Corrupt.into());
+        self.abort_hashes(RequestError::Corrupt);
+        self.abort_large_ranges(RequestError::Corrupt);
+        let mut ended = Vec::new();
+        for effect in &mut self.effects {
+            match effect {
+                Effect::Reply { result, .. } => *result = Err(RequestError::Corrupt.into()),
+                Effect::Stream { call, .. } => {
+                    ended.push(*call);
+                    *effect = Effect::End {
+                        call: *call,
+                        status: Some(RequestError::Corrupt.into()),
+                    };
+                }
+                _ => {}
             }
+        }
+        for call in ended {
+            self.cancel(call);
         }
         self.raise_corrupt(error);
     }
@@ -571,6 +593,7 @@ impl Member {
 
     fn cancel(&mut self, call: CallId) {
         // An answer to a call that is gone is dropped by the front; only what would go on for ever is ended here.
+        self.large_ranges.forget(call);
         self.leases.forget(call);
         self.forwarded.forget(call);
         self.changes.forget(call);

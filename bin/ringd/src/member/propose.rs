@@ -293,21 +293,40 @@ impl Member {
     /// Hands an entry to Raft; the caller, if any, is answered when it is applied.
     pub(super) fn propose(
         &mut self,
-        mut request: Box<InternalRaftRequest>,
+        request: Box<InternalRaftRequest>,
         caller: Option<Caller>,
     ) -> Result<(), Status> {
         if self.halted {
             return Err(RequestError::Stopped.into());
         }
-        let (applied, _) = self.store.applied();
-        if self.node.commit_index() > applied + APPLY_BACKLOG_ENTRIES_MAX
+        let is_stuck = !self.wal.has_room() && self.wal.disk_full();
+        if self.is_backlogged()
             || self.proposals.len() + self.passed.callers.len() >= PROPOSALS_IN_FLIGHT_MAX
-            || !self.wal.has_room()
-            || self.wal.is_congested()
-            || self.is_full()
+            || is_stuck
         {
             return Err(RequestError::TooManyRequests.into());
         }
+        match caller {
+            // Behind those that wait already.
+            Some(caller) if !self.waiting.is_empty() || !self.has_room() => {
+                self.wait_for_room(request, caller)
+            }
+            None if !self.has_room() => Err(RequestError::TooManyRequests.into()),
+            caller => self.propose_now(request, caller),
+        }
+    }
+
+    /// Whether so much is committed and not applied that etcd would refuse more.
+    pub(super) fn is_backlogged(&self) -> bool {
+        let (applied, _) = self.store.applied();
+        self.node.commit_index() > applied + APPLY_BACKLOG_ENTRIES_MAX
+    }
+
+    pub(super) fn propose_now(
+        &mut self,
+        mut request: Box<InternalRaftRequest>,
+        caller: Option<Caller>,
+    ) -> Result<(), Status> {
         let id = self.next_request_id();
         request.header = Some(pb::RequestHeader {
             id,

@@ -96,7 +96,7 @@ pub(super) fn is_linearizable(request: &Request) -> bool {
 
 impl Member {
     pub(super) fn ask_read(&mut self, call: CallId, request: Request, now_ns: u64) {
-        if self.reads.waiting() >= READS_WAITING_MAX {
+        if self.reads.waiting() + self.large_ranges.len() >= READS_WAITING_MAX {
             return self.refuse(call, &request, RequestError::TooManyRequests.into());
         }
         let read = Read {
@@ -253,6 +253,7 @@ impl Member {
     fn read(&mut self, read: &Read, now_ns: u64) -> Result<(), Miss> {
         let call = read.call;
         match &read.request {
+            Request::Range(range) if self.take_large(call, range)? => {}
             Request::Range(range) => {
                 let mut out = Vec::new();
                 let header = self.header(self.store.revision());

@@ -7,6 +7,7 @@
 
 mod log_io;
 mod mailbox;
+mod pace;
 mod peers;
 mod pool;
 
@@ -23,6 +24,7 @@ use log_io::LogIo;
 pub use log_io::WalIo;
 use mailbox::Mailbox;
 use net::driver::{Listener, Socket};
+use pace::{Pace, Pressure};
 use peers::{Dial, Resolver};
 use pool::Pool;
 use std::{
@@ -47,13 +49,6 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 const PULSE_NS_MAX: u64 = 50_000_000;
 /// How long a stop waits for answers to leave.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
-/// Checkpoint runs go out at this pace, so that the log keeps the disk to itself; faster only where the next checkpoint
-/// would be due before this one is done.
-const CHECKPOINT_BYTES_PER_S: u64 = 50 << 20;
-/// How often a pause in between asks whether there still is time for it.
-const CHECKPOINT_PAUSE_MAX: Duration = Duration::from_millis(5);
-/// What a run of its own costs the disk, however short it is.
-const CHECKPOINT_RUN_BYTES: u64 = 12 << 10;
 /// Pool threads for page fetches, checkpoints and log files.
 const POOL_THREADS: usize = 2;
 /// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
@@ -139,6 +134,8 @@ pub struct Shell {
     /// Connections whose opening is to begin.
     dials: Vec<(Dial, Vec<SocketAddr>)>,
     log: LogIo,
+    /// Of the pages that wait for a checkpoint.
+    pressure: Pressure,
     operations: Vec<Operation>,
     dirty: Vec<Link>,
     inbox: Vec<Completion>,
@@ -162,6 +159,7 @@ impl Shell {
         let (log, measured) = LogIo::start(wal_io, log_files.clone())?;
         Ok(Shell {
             log,
+            pressure: Pressure::default(),
             resolver,
             dials: Vec::new(),
             measured,
@@ -335,7 +333,11 @@ impl Shell {
                 *next_pulse_ns = now_ns + pulse_ns;
                 core.server.pulse(now_ns);
             }
+            if core.server.member.wants_read_slice() {
+                core.server.complete(Input::Work, now_ns);
+            }
             core.server.settle(now_ns, &mut self.operations);
+            self.pressure.set(core.server.member.checkpoint_pressure());
             flush(core, &mut self.dirty, now_ns);
             for operation in self.operations.drain(..) {
                 match operation {
@@ -366,9 +368,11 @@ impl Shell {
                     Operation::Fetch(job) => self
                         .pool
                         .submit(move || Completion::Input(Input::Fetched { done: job.run() })),
-                    Operation::Checkpoint(job) => self
-                        .pool
-                        .submit(move || Completion::Input(run_checkpoint(job))),
+                    Operation::Checkpoint(job) => {
+                        let pace = Pace::new(self.pressure.clone());
+                        self.pool
+                            .submit(move || Completion::Input(run_checkpoint(job, pace)));
+                    }
                     Operation::Upkeep(job) => {
                         let files = self.log_files.clone();
                         self.pool
@@ -492,23 +496,12 @@ impl Shell {
 }
 
 /// Writes a checkpoint in paced runs.
-fn run_checkpoint(mut job: CheckpointJob) -> Input {
-    let begun = Instant::now();
-    let mut written: u64 = 0;
+fn run_checkpoint(mut job: CheckpointJob, mut pace: Pace) -> Input {
     loop {
         match job.step() {
-            Ok(Progress::Wrote(bytes)) => {
-                written += bytes as u64 + CHECKPOINT_RUN_BYTES;
-                let due = Duration::from_nanos(
-                    written.saturating_mul(1_000_000_000) / CHECKPOINT_BYTES_PER_S,
-                );
-                while let Some(early) = due.checked_sub(begun.elapsed()) {
-                    if job.is_behind() {
-                        break;
-                    }
-                    std::thread::sleep(early.min(CHECKPOINT_PAUSE_MAX));
-                }
-            }
+            // Without a pause where the next checkpoint would be due before this one is done.
+            Ok(Progress::Wrote(_)) if job.is_behind() => {}
+            Ok(Progress::Wrote(bytes)) => pace.wrote(bytes),
             Ok(Progress::Finished(done)) => return Input::Checkpointed { result: Ok(done) },
             Err(error) if job.stage() == Stage::Grow && is_disk_full(&error) => {
                 return Input::CheckpointFull { job: Box::new(job) }

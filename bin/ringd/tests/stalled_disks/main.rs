@@ -369,3 +369,44 @@ fn what_is_passed_on_during_a_transfer_waits_for_its_end() {
     assert!(matches!(world.answer(own), Some(Ok(_))));
     assert_eq!(world.leader(), leader);
 }
+
+/// More than may be changed before a checkpoint ends: the writes wait for it, in their order, and are refused without effect
+/// when it does not come.
+#[test]
+fn writes_wait_a_moment_for_a_checkpoint() {
+    let mut world = World::new(Settings {
+        members: 1,
+        ..Settings::default()
+    });
+    world.machines[0].pages_stalled = true;
+    let puts: Vec<_> = (0..20)
+        .map(|n| world.put(0, &format!("k{n}"), 1 << 20))
+        .collect();
+    world.pass_ms(500);
+    let (done, waiting): (Vec<_>, Vec<_>) = puts
+        .into_iter()
+        .map(|call| (call, world.answer(call)))
+        .partition(|(_, answer)| answer.is_some());
+    assert!((5..10).contains(&done.len()), "{} were taken", done.len());
+    for (_, answer) in done {
+        assert!(matches!(answer, Some(Ok(_))));
+    }
+    world.machines[0].pages_stalled = false;
+    world.pass_ms(500);
+    for (call, _) in waiting {
+        assert!(matches!(world.answer(call), Some(Ok(_))));
+    }
+
+    world.machines[0].pages_stalled = true;
+    let puts: Vec<_> = (0..20)
+        .map(|n| world.put(0, &format!("l{n}"), 1 << 20))
+        .collect();
+    world.pass_ms(1_100);
+    let refused = puts
+        .iter()
+        .filter(|call| too_many_requests(world.answer(**call)));
+    assert!((10..16).contains(&refused.count()));
+    world.pass_ms(100);
+    assert!(world.answer(puts[19]).is_none(), "answered twice");
+    assert_eq!(world.machines[0].halted, None);
+}

@@ -81,6 +81,8 @@ pub struct Settings {
     pub transfer_on_stall: bool,
     pub undurable_bytes_max: u64,
     pub checkpoint_bytes: u64,
+    /// Clean pages that may stay in memory.
+    pub resident_bytes_max: u64,
 }
 
 impl Default for Settings {
@@ -90,6 +92,7 @@ impl Default for Settings {
             transfer_on_stall: true,
             undurable_bytes_max: 64 << 20,
             checkpoint_bytes: 64 << 10,
+            resident_bytes_max: PageOptions::default().resident_bytes_max,
         }
     }
 }
@@ -106,6 +109,7 @@ pub struct World {
     /// Terms that had a leader.
     pub leaders: BTreeMap<u64, u64>,
     pub checkpoints: usize,
+    pub fetches: usize,
 }
 
 fn peer_url(number: usize) -> String {
@@ -181,6 +185,7 @@ fn machine(number: usize, settings: Settings) -> Machine {
     let plan = Plan {
         pages: PageOptions {
             create: true,
+            resident_bytes_max: settings.resident_bytes_max,
             ..PageOptions::default()
         },
         store: store_options(),
@@ -218,6 +223,7 @@ impl World {
             questions: BTreeMap::new(),
             leaders: BTreeMap::new(),
             checkpoints: 0,
+            fetches: 0,
         };
         for _ in 0..200 {
             world.pulse();
@@ -256,12 +262,21 @@ impl World {
 
     /// Asks without waiting for anything but what needs no time.
     pub fn ask(&mut self, at: usize, request: Request) -> CallId {
-        self.calls += 1;
-        let call = CallId::new(1, self.calls);
-        let input = Input::Ask { call, request };
-        self.machines[at].inbox.push(input);
+        self.ask_together(at, vec![request])[0]
+    }
+
+    /// Asks for all in one turn.
+    pub fn ask_together(&mut self, at: usize, requests: Vec<Request>) -> Vec<CallId> {
+        let mut calls = Vec::new();
+        for request in requests {
+            self.calls += 1;
+            let call = CallId::new(1, self.calls);
+            let input = Input::Ask { call, request };
+            self.machines[at].inbox.push(input);
+            calls.push(call);
+        }
         self.run();
-        call
+        calls
     }
 
     pub fn answer(&mut self, call: CallId) -> Option<Result<Bytes, Status>> {
@@ -349,7 +364,10 @@ impl World {
                 let result = job.run(&machine.log);
                 machine.inbox.push(Input::LogRead { from, result });
             }
-            Effect::Fetch(job) => machine.inbox.push(Input::Fetched { done: job.run() }),
+            Effect::Fetch(job) => {
+                machine.inbox.push(Input::Fetched { done: job.run() });
+                self.fetches += 1;
+            }
             Effect::Checkpoint(job) => {
                 // P10: no meta page states a position beyond what the own log has made durable.
                 let applied = machine.member.store().applied().0;
@@ -387,7 +405,16 @@ impl World {
     }
 
     fn ask_peer(&mut self, from: usize, ask: u64, peer: u64, request: PeerAsk) {
-        let to = self.machines.iter().position(|m| m.id == peer);
+        let Some(to) = self.machines.iter().position(|m| m.id == peer) else {
+            let unreached = PeerFailure {
+                code: 0,
+                body: Bytes::new(),
+            };
+            let result = Err(unreached);
+            return self.machines[from]
+                .inbox
+                .push(Input::PeerAnswered { ask, result });
+        };
         let request = match request {
             PeerAsk::KeepAlive(body) => {
                 PeerRequest::KeepAlive(pb::LeaseKeepAliveRequest::decode(body).expect("encoded"))
@@ -398,7 +425,7 @@ impl World {
         self.calls += 1;
         let call = CallId::new(CallId::PEER_CONNECTION, self.calls);
         self.questions.insert(call, (from, ask));
-        self.machines[to.expect("a member")].inbox.push(Input::Ask {
+        self.machines[to].inbox.push(Input::Ask {
             call,
             request: Request::Peer(request),
         });

@@ -117,7 +117,7 @@ impl Machine {
         self.lives.set(self.lives.get() + 1);
         let config = super::config(&["--name=n1"]);
         let plan = Plan {
-            pages: page_options(),
+            pages: page_options(1 << 30),
             store: store_options(&config, (10, TICK_NS), 1),
             wal: wal_config(self.lives.get()),
             raft: raft::Config::new(0),

@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// A store in which these members were added, and then one removed.
 fn store(added: &[u64], removed: Option<u64>) -> Store {
     let options = store_options(&super::config(&[]), (10, 100_000_000), 1);
-    let opened = Pages::open(Arc::new(SimFile::new()), page_options()).unwrap();
+    let opened = Pages::open(Arc::new(SimFile::new()), page_options(1 << 30)).unwrap();
     let mut store = Store::create(opened.pages, options);
     let changes = added.iter().map(|id| {
         let id = *id;
