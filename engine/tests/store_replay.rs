@@ -181,7 +181,7 @@ fn check_same(replayed: &mut Store, applied: &mut Store, seed: u64) {
         assert_eq!(a.kvs, b.kvs, "seed {seed}, revision {revision}");
         assert_eq!(a.count, b.count, "seed {seed}, revision {revision}");
     }
-    let mut hash = |store: &mut Store| {
+    let hash = |store: &mut Store| {
         let mut job = store.hash_kv(0);
         loop {
             match job.step(store, 1000) {

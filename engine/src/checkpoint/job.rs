@@ -161,12 +161,18 @@ impl CheckpointJob {
         self.completed.number
     }
 
+    /// Whether so much changes meanwhile that the next checkpoint would be due before this one is durable. Then it is no
+    /// time for pauses.
+    pub fn is_behind(&self) -> bool {
+        let (all, written) = self.bytes;
+        u128::from(written) * 1000 < u128::from(all) * u128::from(self.demand.get())
+    }
+
     /// A checksum of all that is to be written but the index: changed pages and their places, roots, and content. For traces;
     /// it reads every page.
     pub fn checksum(&self) -> u32 {
         let mut sum = crc32fast::Hasher::new();
-        for frame in self.frames.iter().flat_map(|frames| frames.iter()) {
-            let (_, page, bytes) = frame;
+        for (_, page, bytes) in self.frames.iter().flat_map(|frames| frames.iter()) {
             sum.update(&page.0.to_le_bytes());
             sum.update(bytes);
         }
@@ -176,13 +182,6 @@ impl CheckpointJob {
         sum.update(&self.completed.high.to_le_bytes());
         sum.update(&self.completed.content);
         sum.finalize()
-    }
-
-    /// Whether so much changes meanwhile that the next checkpoint would be due before this one is durable. Then it is no
-    /// time for pauses.
-    pub fn is_behind(&self) -> bool {
-        let (all, written) = self.bytes;
-        u128::from(written) * 1000 < u128::from(all) * u128::from(self.demand.get())
     }
 
     /// Does one step: at most [`STEP_BYTES`] are written, or one flush made. An error other than of [`Stage::Grow`] is

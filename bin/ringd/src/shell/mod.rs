@@ -499,7 +499,9 @@ impl Shell {
 fn run_checkpoint(mut job: CheckpointJob, mut pace: Pace) -> Input {
     loop {
         match job.step() {
-            Ok(Progress::Wrote(bytes)) => pace.wrote(bytes, || job.is_behind()),
+            // Without a pause where the next checkpoint would be due before this one is done.
+            Ok(Progress::Wrote(_)) if job.is_behind() => {}
+            Ok(Progress::Wrote(bytes)) => pace.wrote(bytes),
             Ok(Progress::Finished(done)) => return Input::Checkpointed { result: Ok(done) },
             Err(error) if job.stage() == Stage::Grow && is_disk_full(&error) => {
                 return Input::CheckpointFull { job: Box::new(job) }

@@ -13,8 +13,6 @@ use std::{
 const CALM_BYTES_PER_S: u64 = 50 << 20;
 /// ...this share of it, in percent. With less left, the pace grows.
 const CALM_LEFT_PERCENT: u64 = 50;
-/// How often a pause asks whether there still is time for it.
-const PAUSE_MAX: Duration = Duration::from_millis(5);
 /// What a run of its own costs the disk, however short it is.
 const RUN_BYTES: u64 = 12 << 10;
 
@@ -51,16 +49,13 @@ impl Pace {
         }
     }
 
-    /// Sleeps until the next run may be written, or there is no time for that any more.
-    pub fn wrote(&mut self, bytes: usize, is_behind: impl Fn() -> bool) {
+    /// Sleeps until the next run may be written.
+    pub fn wrote(&mut self, bytes: usize) {
         let bytes = bytes as u64 + RUN_BYTES;
         let nanoseconds = bytes.saturating_mul(1_000_000_000) / self.pressure.bytes_per_s();
         self.due += Duration::from_nanos(nanoseconds);
-        while let Some(early) = self.due.checked_sub(self.begun.elapsed()) {
-            if is_behind() {
-                break;
-            }
-            std::thread::sleep(early.min(PAUSE_MAX));
+        if let Some(early) = self.due.checked_sub(self.begun.elapsed()) {
+            std::thread::sleep(early);
         }
     }
 }
