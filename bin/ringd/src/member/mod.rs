@@ -438,9 +438,9 @@ impl Member {
         self.introduced == Introduction::Done && self.has_leader() && !self.is_refetching()
     }
 
-    /// Calls that wait for the log or for a read round.
+    /// Calls that wait for the log, of this member or of the leader, for room, or for a read round.
     pub fn calls_waiting(&self) -> usize {
-        self.proposals.len() + self.waiting.len() + self.reads.waiting()
+        self.proposals.len() + self.passed.len() + self.waiting.len() + self.reads.waiting()
     }
 
     pub fn store(&self) -> &Store {

@@ -66,6 +66,10 @@ impl Passed {
         }
     }
 
+    pub fn len(&self) -> usize {
+        self.callers.len()
+    }
+
     fn expire(&mut self, now_ns: u64, expired: &mut Vec<Caller>) {
         self.callers.retain(|_, caller| {
             let late = caller.deadline_ns <= now_ns;
