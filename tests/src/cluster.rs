@@ -425,12 +425,29 @@ impl Cluster {
 
     /// Waits until all running members have applied the same history; gives its revision.
     pub async fn agree(&self) -> i64 {
+        self.agree_at(0).await
+    }
+
+    /// The same of what was written until now, while somebody writes.
+    pub async fn agree_so_far(&self) {
+        let leader = self.leader().await;
+        let now = self.hash(leader, 0).await.expect("a hash of the leader");
+        self.agree_at(now.0).await;
+    }
+
+    async fn agree_at(&self, revision: i64) -> i64 {
         let end = Instant::now() + PATIENCE;
         let mut seen = Vec::new();
         while Instant::now() < end {
             seen.clear();
             for index in self.running() {
-                seen.push((index, self.hash(index).await));
+                let hash = self.hash(index, revision).await;
+                // What is written meanwhile does not count.
+                let of = |(now, hash, compacted)| match revision {
+                    0 => (now, hash, compacted),
+                    asked => (asked, hash, compacted),
+                };
+                seen.push((index, hash.map(of)));
             }
             let (_, first) = &seen[0];
             if let (Ok(hash), true) = (first, seen.iter().all(|(_, one)| one == first)) {
@@ -442,8 +459,8 @@ impl Cluster {
     }
 
     /// Revision, hash and compact revision.
-    async fn hash(&self, index: usize) -> Result<(i64, u32, i64), Refusal> {
-        let answer = self.client(index).hash_kv(0).await?;
+    async fn hash(&self, index: usize, revision: i64) -> Result<(i64, u32, i64), Refusal> {
+        let answer = self.client(index).hash_kv(revision).await?;
         let revision = answer.header.expect("a header").revision;
         Ok((revision, answer.hash, answer.compact_revision))
     }

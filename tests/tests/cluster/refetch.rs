@@ -72,7 +72,7 @@ async fn comes_back(cluster: &mut Cluster, victim: usize) {
         eventually(words, || server.log().contains(words)).await;
     }
     assert_eq!(wal_asides(cluster, victim), 1);
-    cluster.agree().await;
+    cluster.agree_so_far().await;
     let killed = cluster.others(victim)[0];
     cluster.kill(killed);
     cluster.eventually_put(victim, "with two", "of three").await;
