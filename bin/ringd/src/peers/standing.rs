@@ -45,8 +45,8 @@ impl Known {
         }
         match self.process {
             Some((boot, _)) if standing.boot <= boot => Err(format!(
-                "it was started for the {}th time, and another process of it for the {boot}th time before: the data \
-                 directory was copied, and runs twice or was put back",
+                "its process is number {} of this member, and another process with number {boot} was heard of before: the \
+                 data directory was copied, and runs twice or was put back",
                 standing.boot
             )),
             _ => {
