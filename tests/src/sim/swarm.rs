@@ -11,6 +11,8 @@ pub const ELECTION_TICKS: u32 = 10;
 pub const DURATION_NS: u64 = 600 * SECOND_NS;
 /// Seeds with a crowd of readers.
 const CROWDED_PERCENT: u64 = 8;
+/// What may be resident there; others draw more.
+const CROWDED_RESIDENT_BYTES: u64 = 8 << 10;
 /// Clocks run at least this slow and at most this fast, in nanoseconds per million.
 pub const RATE_MIN: u64 = 900_000;
 pub const RATE_MAX: u64 = 1_100_000;
@@ -159,9 +161,13 @@ impl Swarm {
         swarm
     }
 
+    pub fn is_crowded(&self) -> bool {
+        self.member.resident_bytes == CROWDED_RESIDENT_BYTES
+    }
+
     /// Many readers of much where next to nothing may stay in memory, so that they meet absent pages side by side.
     fn crowd(&mut self) {
-        self.member.resident_bytes = 8 << 10;
+        self.member.resident_bytes = CROWDED_RESIDENT_BYTES;
         self.member.page_max_ns = 200_000;
         self.member.turn_max_ns = 5 * MILLISECOND_NS;
         let clients = &mut self.clients;
