@@ -2,7 +2,7 @@
 
 use super::{Effect, Member, Persisting};
 use engine::wal::{AlignedBuf, ReadError, Ticket};
-use proto::raftpb::Entry;
+use proto::raftpb::{Entry, EntryType};
 use raft::Ready;
 use std::io;
 
@@ -34,8 +34,11 @@ impl Member {
 
     fn persist(&mut self, ready: &Ready) {
         let hard_state = ready.hard_state.or(self.lazy_hard_state);
-        if !ready.must_sync {
-            // A commit index alone is worth no flush: it goes along with the next entries.
+        // That a change of members is committed may be known to nobody else soon, when a removed one is taken away.
+        let changes_members = |entry: &Entry| entry.r#type() != EntryType::EntryNormal;
+        let is_wanted = hard_state.is_some() && ready.committed.iter().any(changes_members);
+        if !ready.must_sync && !is_wanted {
+            // Any other commit index alone is worth no flush: it goes along with the next entries.
             self.lazy_hard_state = hard_state;
             return;
         }
