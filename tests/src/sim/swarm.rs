@@ -12,7 +12,7 @@ pub const DURATION_NS: u64 = 600 * SECOND_NS;
 /// Seeds with a crowd of readers.
 const CROWDED_PERCENT: u64 = 8;
 /// What may be resident there; others draw more.
-const CROWDED_RESIDENT_BYTES: u64 = 32 << 10;
+const CROWDED_RESIDENT_BYTES: u64 = 8 << 10;
 /// Clocks run at least this slow and at most this fast, in nanoseconds per million.
 pub const RATE_MIN: u64 = 900_000;
 pub const RATE_MAX: u64 = 1_100_000;
@@ -159,10 +159,6 @@ impl Swarm {
             swarm.crowd();
         }
         swarm
-    }
-
-    pub fn is_crowded(&self) -> bool {
-        self.member.resident_bytes == CROWDED_RESIDENT_BYTES
     }
 
     /// Many readers of much where next to nothing may stay in memory, so that they meet absent pages side by side.

@@ -46,6 +46,8 @@ pub(super) struct Background {
     /// One of them is damaged: nothing is tried before this time.
     pause_until_ns: u64,
     turn: usize,
+    /// Pages arrived that the step of this turn may have waited for: it goes first, and nothing is evicted before.
+    tries_again: bool,
     /// The next turn is a large range's.
     reads_next: bool,
     /// Since the last settling.
@@ -78,7 +80,10 @@ impl Member {
         if self.wants_read_slice() && (self.background.reads_next || !self.wants_background()) {
             return self.large_range_slice();
         }
-        self.background.turn = (self.background.turn + 1) % 4;
+        // Where little may stay in memory, another kind of work would push out what this one waited for.
+        if !std::mem::take(&mut self.background.tries_again) {
+            self.background.turn = (self.background.turn + 1) % 4;
+        }
         let result = match self.background.turn {
             0 if self.has_room_for_background() => self.compact_slice(),
             1 if self.has_room_for_background() => self.move_slice(),
@@ -179,6 +184,7 @@ impl Member {
     /// The store's content was replaced: what was being computed of the old one is asked for again by its callers.
     pub(super) fn reset_background(&mut self) {
         self.background.starved = false;
+        self.background.tries_again = false;
         self.abort_hashes(RequestError::LeaderChanged);
         for waiting in std::mem::take(&mut self.background.compactions) {
             self.answer_compaction(waiting.call, waiting.result);
@@ -228,7 +234,7 @@ impl Member {
     }
 
     pub(super) fn fetched(&mut self, done: FetchDone) {
-        self.background.starved = false;
+        self.background.tries_again |= std::mem::take(&mut self.background.starved);
         self.evict_due = true;
         match self.store.pages_mut().fetch_done_keeping(done) {
             Ok(()) => {
@@ -245,7 +251,9 @@ impl Member {
     /// Makes room after whoever waits for pages had another try. Each round of the clock brings pages closer to their end, and
     /// a step that runs again must find what it touched before: one round between two tries, however many fetches end.
     pub(super) fn evict(&mut self, tried_again: bool) {
-        if self.evict_due && (tried_again || !self.reads.wait_for_pages()) {
+        let works_first = self.background.tries_again && self.wants_background();
+        let reads_first = self.reads.wait_for_pages() && !tried_again;
+        if self.evict_due && !works_first && !reads_first {
             self.evict_due = false;
             // Whether more is left to evict shows at the next pulse.
             self.store.pages_mut().evict_some();

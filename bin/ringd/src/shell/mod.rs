@@ -47,6 +47,9 @@ const READ_BUFFER_BYTES: usize = 64 << 10;
 /// The longest time between two pulses. It also ends a sleep that the executor should not have begun: a wake-up comes
 /// from another thread, whatever the ring believes.
 const PULSE_NS_MAX: u64 = 50_000_000;
+/// Background work gets a slice at least this often, however busy the member is: some 5 % of the core. Else compaction and
+/// watches that are behind would wait for as long as the load lasts.
+const WORK_NS_MAX: u64 = 2_000_000;
 /// How long a stop waits for answers to leave.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Pool threads for page fetches, checkpoints and log files.
@@ -140,6 +143,8 @@ pub struct Shell {
     dirty: Vec<Link>,
     inbox: Vec<Completion>,
     inputs: Vec<Input>,
+    /// When background work is due even if there is other work.
+    next_work_ns: u64,
     /// What `--wal-io auto` found.
     pub measured: Option<engine::wal::Probe>,
     log_files: Arc<LogFiles>,
@@ -164,6 +169,7 @@ impl Shell {
             dials: Vec::new(),
             measured,
             inputs: Vec::new(),
+            next_work_ns: 0,
             core: Rc::new(RefCell::new(Core {
                 server,
                 sockets: BTreeMap::new(),
@@ -283,6 +289,7 @@ impl Shell {
             if !core.wanted {
                 let now_ns = core.now_ns();
                 core.server.complete(Input::Work, now_ns);
+                self.next_work_ns = now_ns + WORK_NS_MAX;
             }
             return;
         }
@@ -333,8 +340,10 @@ impl Shell {
                 *next_pulse_ns = now_ns + pulse_ns;
                 core.server.pulse(now_ns);
             }
-            if core.server.member.wants_read_slice() {
+            let work_is_due = now_ns >= self.next_work_ns && core.server.wants_work();
+            if work_is_due || core.server.member.wants_read_slice() {
                 core.server.complete(Input::Work, now_ns);
+                self.next_work_ns = now_ns + WORK_NS_MAX;
             }
             core.server.settle(now_ns, &mut self.operations);
             self.pressure.set(core.server.member.checkpoint_pressure());
