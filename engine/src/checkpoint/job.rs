@@ -2,7 +2,7 @@
 
 use super::{
     bytes_of,
-    index::{Index, Written},
+    index::{Index, Written, EXTENT},
     meta, Completed,
 };
 use crate::{
@@ -337,7 +337,8 @@ impl CheckpointJob {
             (index.free, index.retired) = image.into_runs(self.completed.number);
         }
         // One entry more is counted than there may be, for what stays over of the reservation.
-        let pages = extent_pages(index.bytes() + 8).min(reserve.pages);
+        let len = index.bytes() + EXTENT;
+        let pages = extent_pages(len).min(reserve.pages);
         self.spare = Extent {
             start: PageNo(reserve.start.0 + pages),
             pages: reserve.pages - pages,
@@ -346,8 +347,11 @@ impl CheckpointJob {
             index.free.push(self.spare);
         }
         self.completed.index.pages = pages;
-        let payload = index.encode();
         let mut bytes = vec![0; bytes_of(self.completed.index)];
+        let mut payload = index.encode();
+        // Without a rest the entry for it is empty: the pages follow from the length, for whoever reads the header alone.
+        let filled = len.min(bytes.len() - HEADER_BYTES);
+        payload.resize(payload.len().max(filled), 0);
         if HEADER_BYTES + payload.len() > bytes.len() {
             return Err(io::Error::other("the checkpoint's index outgrew its place"));
         }
