@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use tree_world::{collect, options, World};
 
 /// Checkpoints until the length of an index is what it was when that went wrong.
-const ROUNDS: u64 = 3000;
+const ROUNDS: u64 = 700;
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 

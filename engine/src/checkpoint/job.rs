@@ -5,6 +5,7 @@ use super::{
     index::{Index, Written, EXTENT},
     meta, Completed,
 };
+use crate::planted::{planted, Fault};
 use crate::{
     map::Map,
     page::{
@@ -223,7 +224,9 @@ impl CheckpointJob {
                 self.stage = Stage::Flush;
             }
             Stage::Flush => {
-                self.file.flush()?;
+                if !planted(Fault::FlushSkipped) {
+                    self.file.flush()?;
+                }
                 self.populate();
                 self.stage = Stage::Meta;
             }
