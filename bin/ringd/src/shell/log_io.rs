@@ -3,7 +3,7 @@
 
 use crate::member::Input;
 use engine::page::is_disk_full;
-use engine::wal::{driver::LogFiles, probe, Completion, Probe, Write, WriterThreads};
+use engine::wal::{driver::LogFiles, probe_once, Completion, Probe, Write, WriterThreads};
 use std::{io, sync::Arc, task::Context, time::Duration};
 
 /// Writer threads: as many writes as the log has in flight.
@@ -35,10 +35,11 @@ pub struct LogIo {
 }
 
 impl LogIo {
-    /// Starts the writer threads; in `auto` mode measures the directory first.
+    /// Starts the writer threads; in `auto` mode the directory is measured first, unless an earlier start found it fast.
     pub fn start(mode: WalIo, files: Arc<LogFiles>) -> io::Result<(LogIo, Option<Probe>)> {
+        let is_fast = |found: &Probe| found.inline_p999_ns <= WAIT_P999_NS_MAX;
         let measured = match mode {
-            WalIo::Auto => match probe(&files) {
+            WalIo::Auto => match probe_once(&files, is_fast) {
                 // Nothing is known then, and threads do no harm.
                 Err(error) if is_disk_full(&error) => None,
                 found => Some(found?),
@@ -47,7 +48,7 @@ impl LogIo {
         };
         let mode = match measured {
             None if mode == WalIo::Auto => WalIo::Thread,
-            Some(found) if found.inline_p999_ns > WAIT_P999_NS_MAX => WalIo::Thread,
+            Some(found) if !is_fast(&found) => WalIo::Thread,
             _ => mode,
         };
         let log = LogIo {
