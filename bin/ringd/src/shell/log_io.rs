@@ -1,6 +1,7 @@
 //! How log writes reach the device: through writer threads, for which the executor waits a moment when it has nothing else
 //! to do. It never waits for long: a device that hangs holds up what has to be durable, and nothing else.
 
+use super::ring::RingWriter;
 use crate::member::Input;
 use engine::page::is_disk_full;
 use engine::wal::{driver::LogFiles, probe_once, Completion, Probe, Write, WriterThreads};
@@ -23,11 +24,15 @@ pub enum WalIo {
     Thread,
     /// A single member writes on the executor itself, and stands still when the device does.
     Inline,
+    /// Through the executor's ring.
+    Ring,
 }
 
 pub struct LogIo {
     files: Arc<LogFiles>,
     threads: WriterThreads,
+    /// In the mode of that name.
+    ring: Option<RingWriter>,
     mode: WalIo,
     /// Writes that are still not waited for after a slow one.
     penalty: u32,
@@ -44,8 +49,14 @@ impl LogIo {
                 Err(error) if is_disk_full(&error) => None,
                 found => Some(found?),
             },
-            WalIo::Thread | WalIo::Inline => None,
+            WalIo::Thread | WalIo::Inline | WalIo::Ring => None,
         };
+        if mode == WalIo::Ring && !files.is_direct() {
+            let path = files.path().display();
+            return Err(io::Error::other(format!(
+                "--wal-io=ring needs a file system with direct I/O, which {path} is not on: choose auto, thread or inline"
+            )));
+        }
         let mode = match measured {
             None if mode == WalIo::Auto => WalIo::Thread,
             Some(found) if !is_fast(&found) => WalIo::Thread,
@@ -53,6 +64,7 @@ impl LogIo {
         };
         let log = LogIo {
             threads: WriterThreads::start(files.clone(), WRITERS)?,
+            ring: (mode == WalIo::Ring).then(|| RingWriter::new(files.clone())),
             files,
             mode,
             penalty: 0,
@@ -73,6 +85,9 @@ impl LogIo {
             });
             return;
         }
+        if let Some(ring) = &self.ring {
+            return ring.submit(write);
+        }
         self.threads.submit(write);
         let waits = may_wait && alone && self.mode == WalIo::Auto && self.penalty == 0;
         self.penalty = self.penalty.saturating_sub(1);
@@ -90,6 +105,9 @@ impl LogIo {
 
     /// Moves the completions of the threads to `inputs`; without any, remembers whom to wake.
     pub fn poll(&mut self, context: &mut Context<'_>, inputs: &mut Vec<Input>) {
+        if let Some(ring) = &self.ring {
+            ring.poll(context, &mut self.completions);
+        }
         // Ready or not, what counts is what arrived.
         let _ = self
             .threads
@@ -98,6 +116,9 @@ impl LogIo {
     }
 
     pub fn take(&mut self, inputs: &mut Vec<Input>) {
+        if let Some(ring) = &self.ring {
+            ring.take(&mut self.completions);
+        }
         self.threads.take_completions(&mut self.completions);
         self.convert(inputs);
     }
