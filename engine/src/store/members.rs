@@ -88,12 +88,12 @@ fn parse_context(context: &[u8]) -> Result<Context, BadConfChange> {
     })
 }
 
-pub(super) fn peer_urls(member: &Member) -> &[String] {
+pub(crate) fn peer_urls(member: &Member) -> &[String] {
     let attributes = member.raft_attributes.as_ref();
     attributes.map_or(&[], |attributes| &attributes.peer_urls)
 }
 
-pub(super) fn is_learner(member: &Member) -> bool {
+pub(crate) fn is_learner(member: &Member) -> bool {
     let attributes = member.raft_attributes.as_ref();
     attributes.is_some_and(|attributes| attributes.is_learner)
 }

@@ -207,6 +207,21 @@ pub fn contained(content: &[u8]) -> Result<Contained, OpenError> {
     })
 }
 
+/// The content for a checkpoint of what a database of etcd's holds, without a place in a log.
+pub(crate) fn imported(contained: Contained, compacted: i64, finished: i64) -> Vec<u8> {
+    Content {
+        applied_index: contained.applied_index,
+        applied_term: contained.applied_term,
+        revision: contained.revision,
+        compacted,
+        finished,
+        job: None,
+        conf_state: contained.conf_state,
+        log: LogMark::default(),
+    }
+    .encode()
+}
+
 /// The content of another member's checkpoint with this member's place in its own log.
 pub fn relocated(content: &[u8], log: LogMark) -> Result<Vec<u8>, OpenError> {
     let content = Content::decode(content)?;

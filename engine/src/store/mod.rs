@@ -24,6 +24,7 @@ use proto::raftpb::ConfState;
 use std::fmt;
 
 mod apply;
+pub(crate) mod buckets;
 pub mod compaction;
 pub mod decode;
 mod defragment;

@@ -5,6 +5,7 @@
 use super::members::Members;
 use super::{Store, PLANNED};
 use crate::error::RequestError;
+use crate::interchange::backend::Facts;
 use crate::mvcc::row::WELL_FORMED;
 use crate::page::{Miss, Pages};
 use crate::tree::Tree;
@@ -157,6 +158,31 @@ pub(super) fn removed_member_key(id: u64) -> Vec<u8> {
     let mut key = vec![KIND_REMOVED_MEMBER];
     key.extend_from_slice(&id.to_be_bytes());
     key
+}
+
+/// The entries of a settings tree for what a database of etcd's holds.
+pub(crate) fn records(facts: &Facts) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut records = Vec::new();
+    for (member, alarm) in &facts.alarms {
+        // etcd lets the alarm about damage rule after it opened a database; an alarm that is raised later rules both.
+        let raised = u64::from(*alarm == AlarmType::Corrupt as i32);
+        records.push((alarm_key(*member, *alarm), raised.to_be_bytes().to_vec()));
+    }
+    let membership = &facts.membership;
+    if let Some(version) = membership.cluster_version {
+        let version = version.to_string().into_bytes();
+        records.push((vec![KIND_CLUSTER_VERSION], version));
+    }
+    if let Some(downgrade) = &facts.downgrade {
+        records.push((vec![KIND_DOWNGRADE], downgrade.encode_to_vec()));
+    }
+    for (id, member) in &membership.members {
+        records.push((member_key(*id), member.encode_to_vec()));
+    }
+    for id in &membership.removed {
+        records.push((removed_member_key(*id), Vec::new()));
+    }
+    records
 }
 
 impl Store {

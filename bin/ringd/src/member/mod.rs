@@ -130,6 +130,7 @@ pub enum Input {
     SnapshotWanted {
         peer: u64,
         id: u64,
+        format: SnapshotFormat,
         offset: u64,
     },
     SnapshotRead {
@@ -169,6 +170,15 @@ pub enum Input {
     Work,
 }
 
+/// The form in which a snapshot travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotFormat {
+    /// Pieces of a checkpoint. A transfer that broke off goes on where it was.
+    Ringd,
+    /// etcd's database, from its beginning to its end.
+    Etcd,
+}
+
 /// A part of a snapshot. The next one comes only after this one was taken.
 pub struct SnapshotChunk {
     /// Names the connection that it came by.
@@ -177,6 +187,7 @@ pub struct SnapshotChunk {
     pub id: u64,
     /// The Raft message that it belongs to.
     pub message: Box<raftpb::Message>,
+    pub format: SnapshotFormat,
     pub offset: u64,
     pub bytes: Bytes,
     pub last: bool,
@@ -482,7 +493,12 @@ impl Member {
             Input::SnapshotPrepared { peer, id, result } => {
                 self.snapshot_prepared(peer, id, result)
             }
-            Input::SnapshotWanted { peer, id, offset } => self.snapshot_wanted(peer, id, offset),
+            Input::SnapshotWanted {
+                peer,
+                id,
+                format,
+                offset,
+            } => self.snapshot_wanted(peer, id, format, offset),
             Input::SnapshotRead {
                 peer,
                 id,

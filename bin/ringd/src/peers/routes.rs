@@ -133,6 +133,12 @@ fn allow(method: &str) -> [(&'static str, String); 1] {
     [("Allow", method.to_owned())]
 }
 
+/// Whether the body is a database of etcd's, which may be long.
+pub fn brings_database(head: &RequestHead) -> bool {
+    let is_piece = head.headers.get(SNAPSHOT_PIECE).is_some();
+    Route::of(head.path()) == Some(Route::Snapshot) && !is_piece
+}
+
 /// The checks that need no more than the head. The answer to one that passes is the largest body that it may have.
 pub fn admit(head: &RequestHead, local: &Local) -> Result<usize, Answer> {
     let Some(route) = Route::of(head.path()) else {
@@ -151,11 +157,6 @@ pub fn admit(head: &RequestHead, local: &Local) -> Result<usize, Answer> {
         if let Err(why) = local.check(&head.headers) {
             return Err(Answer::error(412, why.text()).with(fields));
         }
-    }
-    if route == Route::Snapshot && head.headers.get(SNAPSHOT_PIECE).is_none() {
-        let text = "this member cannot take a snapshot in etcd's format yet: move leadership to a ringd member, or let it \
-                    catch up from the log";
-        return Err(Answer::error(500, text).with(fields));
     }
     if route == Route::HashKv {
         let cluster = head.headers.get("X-Etcd-Cluster-ID");
