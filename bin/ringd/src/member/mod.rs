@@ -514,7 +514,7 @@ impl Member {
                 delivered,
             } => self.snapshot_sent(peer, id, delivered),
             Input::SnapshotChunk(chunk) => self.snapshot_chunk(chunk),
-            Input::Staged { transfer, staged } => self.staged(transfer, staged),
+            Input::Staged { transfer, staged } => self.staged(transfer, *staged),
             Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
             Input::WentBack { why } => self.halt(why),

@@ -349,7 +349,7 @@ impl Member {
         job.in_place_of(replaced.and_then(|replaced| replaced.copy))
     }
 
-    pub(super) fn staged(&mut self, transfer: u64, staged: Box<Staged>) {
+    pub(super) fn staged(&mut self, transfer: u64, staged: Staged) {
         self.snapshots.is_staging = false;
         let now_ns = self.now_ns;
         let incoming = self.snapshots.incoming.as_mut();
