@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod error;
 pub mod faults;
 pub mod hash;
+pub mod interchange;
 pub mod lease;
 pub mod map;
 pub mod mvcc;

@@ -25,6 +25,8 @@ pub enum Fault {
     RemoveForgets,
     /// The operations for the failure of a transaction are done on success as well.
     FailureTaken,
+    /// Elements of a database's page may overlap.
+    ElementsOverlap,
     /// A store that is opened again begins at the revision before its last.
     RevisionForgotten,
     /// A checkpoint's pages are not flushed before the meta page that names them.

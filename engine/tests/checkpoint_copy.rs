@@ -8,7 +8,7 @@ use engine::{
         SimFile,
     },
     store::{
-        install::{InstallError, InstallJob, StageJob},
+        install::{Arriving, InstallError, InstallJob, StageError, StageJob},
         meta::{self, LogMark},
         ApplyError, Options, Store,
     },
@@ -57,6 +57,10 @@ impl PageDir for Dir {
         let file = SimFile::new();
         *self.incoming.lock().unwrap() = file.clone();
         Ok(Arc::new(file))
+    }
+
+    fn create_spool(&self) -> io::Result<Arc<dyn PageFile>> {
+        Ok(Arc::new(SimFile::new()))
     }
 
     fn install(&self) -> io::Result<Arc<dyn PageFile>> {
@@ -162,9 +166,9 @@ fn stream(source: &CopySource) -> Vec<u8> {
     bytes
 }
 
-fn install(copy: Copy, dir: &Dir) -> Result<Box<Store>, InstallError> {
+fn install(arriving: Arriving, dir: &Dir) -> Result<Box<Store>, InstallError> {
     let job = InstallJob {
-        copy,
+        arriving,
         log: mark(),
         pages: page_options(),
         store: options(),
@@ -191,17 +195,21 @@ fn a_copy_in_any_chunks_with_breaks_is_the_same_store() {
         }
         checkpoint(&mut theirs);
         let dir = Dir::default();
-        let mut copy: Option<Copy> = None;
+        let mut copy: Option<Arriving> = None;
         let mut at = 0;
         while at < source.bytes() {
             if random.below(8) == 0 {
-                at = copy.as_mut().map_or(0, Copy::resume);
+                at = copy.as_mut().map_or(0, Arriving::resume);
                 continue;
             }
             let mut part = source.read(at, 1 + random.below(599_999)).unwrap();
             part.truncate(1 + random.below(part.len()));
             at += part.len() as u64;
-            let staged = StageJob::new(copy.take(), part.into()).run(&dir);
+            let job = match copy.take() {
+                Some(copy) => StageJob::take(copy, part.into(), false),
+                None => StageJob::copy(part.into()),
+            };
+            let staged = job.run(&dir);
             copy = Some(staged.result.unwrap());
             assert_eq!(copy.as_ref().unwrap().offset(), at);
         }
@@ -247,9 +255,9 @@ fn damage_on_the_way_is_never_installed() {
             }
         }
         let dir = Dir::default();
-        let staged = StageJob::new(None, bytes.into()).run(&dir);
+        let staged = StageJob::copy(bytes.into()).run(&dir);
         match staged.result {
-            Err(CopyError::Malformed(_)) => {}
+            Err(StageError::Copy(CopyError::Malformed(_))) => {}
             Err(other) => panic!("{other}"),
             // A byte that is missing, or a length that grew, leaves the end to be waited for.
             Ok(copy) => {
@@ -261,7 +269,7 @@ fn damage_on_the_way_is_never_installed() {
     }
     let dir = Dir::default();
     let longer = [&whole[..], b"x"].concat();
-    assert!(StageJob::new(None, longer.into()).run(&dir).result.is_err());
+    assert!(StageJob::copy(longer.into()).run(&dir).result.is_err());
 }
 
 /// Bytes that are taken at another place than their own, be they repeated, left out or exchanged, and be it at the very
@@ -319,9 +327,9 @@ fn a_page_that_is_damaged_at_its_origin_is_refused_by_name() {
     file.damage(page as u64 * 4096 + 2000, |byte| byte ^ 4);
     let dir = Dir::default();
     let fresh = theirs.pages_mut().pin().into_source().unwrap();
-    let staged = StageJob::new(None, stream(&fresh).into()).run(&dir);
+    let staged = StageJob::copy(stream(&fresh).into()).run(&dir);
     match staged.result {
-        Err(CopyError::Page(error)) => assert_eq!(error.page.0, page as u32),
+        Err(StageError::Copy(CopyError::Page(error))) => assert_eq!(error.page.0, page as u32),
         Err(other) => panic!("{other}"),
         Ok(_) => panic!("a damaged page was installed"),
     }

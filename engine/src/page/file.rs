@@ -53,6 +53,9 @@ pub trait PageFile: Send + Sync {
 pub trait PageDir: Send + Sync {
     /// An empty file beside the page file; one that was left there is gone.
     fn create_incoming(&self) -> io::Result<Arc<dyn PageFile>>;
+    /// An empty file for what has to be read again before it is of use. It is gone when nobody has it any more, whatever
+    /// happens meanwhile.
+    fn create_spool(&self) -> io::Result<Arc<dyn PageFile>>;
     /// Puts the incoming file, whose content is durable, in the place of the page file. One of the two is there whatever
     /// happens meanwhile; when this returns it is the new one.
     fn install(&self) -> io::Result<Arc<dyn PageFile>>;
@@ -71,10 +74,14 @@ impl RealDir {
         }
     }
 
+    fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    }
+
     fn incoming(&self) -> PathBuf {
-        let mut incoming = self.path.as_os_str().to_owned();
-        incoming.push(".incoming");
-        PathBuf::from(incoming)
+        self.beside(".incoming")
     }
 }
 
@@ -86,6 +93,15 @@ impl PageDir for RealDir {
             _ => {}
         }
         Ok(Arc::new(RealFile::open_or_create(&path)?))
+    }
+
+    fn create_spool(&self) -> io::Result<Arc<dyn PageFile>> {
+        let path = self.beside(".spool");
+        File::create(&path)?;
+        let file = RealFile::open(&path)?;
+        // Its name was only needed to open it.
+        std::fs::remove_file(&path)?;
+        Ok(Arc::new(file))
     }
 
     fn install(&self) -> io::Result<Arc<dyn PageFile>> {

@@ -88,12 +88,12 @@ fn parse_context(context: &[u8]) -> Result<Context, BadConfChange> {
     })
 }
 
-pub(super) fn peer_urls(member: &Member) -> &[String] {
+pub(crate) fn peer_urls(member: &Member) -> &[String] {
     let attributes = member.raft_attributes.as_ref();
     attributes.map_or(&[], |attributes| &attributes.peer_urls)
 }
 
-pub(super) fn is_learner(member: &Member) -> bool {
+pub(crate) fn is_learner(member: &Member) -> bool {
     let attributes = member.raft_attributes.as_ref();
     attributes.is_some_and(|attributes| attributes.is_learner)
 }
@@ -195,12 +195,13 @@ impl Store {
         if index <= self.applied_index {
             return Ok(());
         }
+        self.results.begin();
         if let Some(change) = change {
             self.change_members(change)?;
         }
+        self.results.message(&conf_state);
         self.conf_state = conf_state;
-        self.applied_index = index;
-        self.applied_term = term;
+        self.entry_applied(index, term);
         Ok(())
     }
 

@@ -5,6 +5,7 @@
 use super::members::Members;
 use super::{Store, PLANNED};
 use crate::error::RequestError;
+use crate::interchange::backend::Facts;
 use crate::mvcc::row::WELL_FORMED;
 use crate::page::{Miss, Pages};
 use crate::tree::Tree;
@@ -159,6 +160,31 @@ pub(super) fn removed_member_key(id: u64) -> Vec<u8> {
     key
 }
 
+/// The entries of a settings tree for what a database of etcd's holds.
+pub(crate) fn records(facts: &Facts) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut records = Vec::new();
+    for (member, alarm) in &facts.alarms {
+        // etcd lets the alarm about damage rule after it opened a database; an alarm that is raised later rules both.
+        let raised = u64::from(*alarm == AlarmType::Corrupt as i32);
+        records.push((alarm_key(*member, *alarm), raised.to_be_bytes().to_vec()));
+    }
+    let membership = &facts.membership;
+    if let Some(version) = membership.cluster_version {
+        let version = version.to_string().into_bytes();
+        records.push((vec![KIND_CLUSTER_VERSION], version));
+    }
+    if let Some(downgrade) = &facts.downgrade {
+        records.push((vec![KIND_DOWNGRADE], downgrade.encode_to_vec()));
+    }
+    for (id, member) in &membership.members {
+        records.push((member_key(*id), member.encode_to_vec()));
+    }
+    for id in &membership.removed {
+        records.push((removed_member_key(*id), Vec::new()));
+    }
+    records
+}
+
 impl Store {
     /// Active alarms, by member.
     pub fn alarms(&self) -> Vec<AlarmMember> {
@@ -210,6 +236,7 @@ impl Store {
             Ok(AlarmAction::Deactivate) => {
                 if self.settings.alarms.contains_key(&entry) {
                     self.trees.settings.remove(&mut self.pages, &key)?;
+                    self.results.setting(&key, None);
                     self.settings.alarms.remove(&entry);
                 } else {
                     alarms.clear();
@@ -252,7 +279,9 @@ impl Store {
 
     /// Writes one setting, or nothing on a miss.
     pub(super) fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Miss> {
-        self.trees.settings.insert(&mut self.pages, key, value, 1)
+        self.trees.settings.insert(&mut self.pages, key, value, 1)?;
+        self.results.setting(key, Some(value));
+        Ok(())
     }
 
     /// Writes one setting and removes another, or nothing on a miss.
@@ -266,6 +295,8 @@ impl Store {
         }
         tree.remove(&mut self.pages, removed).expect(PLANNED);
         tree.insert(&mut self.pages, key, &[], 1).expect(PLANNED);
+        self.results.setting(removed, None);
+        self.results.setting(key, Some(&[]));
         Ok(())
     }
 }

@@ -304,6 +304,11 @@ impl Server {
         }
     }
 
+    /// The client was not read from until now, and is waited for from now on.
+    pub fn wait_anew(&mut self, now_ns: u64) {
+        self.progress_ns = now_ns;
+    }
+
     /// Nothing more will come from here.
     pub fn should_close(&self) -> bool {
         self.closing && self.output.is_empty()

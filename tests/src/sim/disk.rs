@@ -116,6 +116,10 @@ impl PageDir for PageDisk {
         Ok(Arc::new(file))
     }
 
+    fn create_spool(&self) -> io::Result<Arc<dyn PageFile>> {
+        Ok(Arc::new(SimFile::new()))
+    }
+
     fn install(&self) -> io::Result<Arc<dyn PageFile>> {
         let gone = || io::Error::other("the simulated power is gone");
         let mut files = self.files();

@@ -76,6 +76,7 @@ mod on {
         Plant::Member(InMember::InstallOvertaken),
         Plant::Member(InMember::TransfersOverlap),
         Plant::Member(InMember::EvictAtOnce),
+        Plant::Member(InMember::ApplyOtherwise),
         Plant::Shell(Shell::DirSyncForgotten),
         Plant::Shell(Shell::LogUnflushed),
     ];

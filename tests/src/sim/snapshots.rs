@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use engine::store::install::{InstallJob, StageJob};
 use proto::raftpb::Message;
-use ringd::member::{Effect, Input, SnapshotChunk};
+use ringd::member::{Effect, Input, SnapshotChunk, SnapshotFormat};
 
 use super::disk::InstallStep;
 use super::network::Fate;
@@ -23,6 +23,15 @@ const RECONNECT_NS: u64 = 300 * MILLISECOND_NS;
 const PIECE_BYTES_MAX: u64 = 96 << 10;
 /// Steps of taking a snapshot over at which the power can go.
 const INSTALL_STEPS: u64 = 6;
+
+fn wanted(peer: u64, id: u64, offset: u64) -> Input {
+    Input::SnapshotWanted {
+        peer,
+        id,
+        format: SnapshotFormat::Ringd,
+        offset,
+    }
+}
 
 /// What a member does with snapshots, later.
 pub enum Job {
@@ -269,7 +278,7 @@ impl World {
         };
         self.transfers.open.insert(self.transfers.last, transfer);
         let offset = 0;
-        self.input(from, life, Input::SnapshotWanted { peer, id, offset });
+        self.input(from, life, wanted(peer, id, offset));
     }
 
     /// The sender has read on: a part of it travels.
@@ -328,6 +337,7 @@ impl World {
             transfer: number,
             id,
             message,
+            format: SnapshotFormat::Ringd,
             offset,
             bytes,
             last,
@@ -366,7 +376,7 @@ impl World {
         match result {
             Ok(false) => {
                 transfer.offset = offset;
-                self.input(from, life, Input::SnapshotWanted { peer, id, offset });
+                self.input(from, life, wanted(peer, id, offset));
             }
             Ok(true) => self.transfer_ends(number, true),
             Err(_) => {
@@ -446,6 +456,6 @@ impl World {
         }
         self.transfers.last += 1;
         self.transfers.open.insert(self.transfers.last, transfer);
-        self.input(from, life, Input::SnapshotWanted { peer, id, offset });
+        self.input(from, life, wanted(peer, id, offset));
     }
 }

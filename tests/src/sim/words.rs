@@ -68,7 +68,9 @@ pub fn input(input: &Input, name: impl Fn(u64) -> String) -> String {
             ),
             Err(error) => format!("snapshot {id:x} for {} failed: {error}", name(*peer)),
         },
-        Input::SnapshotWanted { peer, id, offset } => {
+        Input::SnapshotWanted {
+            peer, id, offset, ..
+        } => {
             format!("snapshot {id:x} wanted by {} from {offset}", name(*peer))
         }
         Input::SnapshotRead { offset, result, .. } => match result {

@@ -16,6 +16,7 @@ mod background;
 mod checkpoint;
 mod cluster;
 mod defragment;
+mod divergence;
 mod forward;
 mod large_range;
 mod lease;
@@ -130,6 +131,7 @@ pub enum Input {
     SnapshotWanted {
         peer: u64,
         id: u64,
+        format: SnapshotFormat,
         offset: u64,
     },
     SnapshotRead {
@@ -169,6 +171,15 @@ pub enum Input {
     Work,
 }
 
+/// The form in which a snapshot travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SnapshotFormat {
+    /// Pieces of a checkpoint. A transfer that broke off goes on where it was.
+    Ringd,
+    /// etcd's database, from its beginning to its end.
+    Etcd,
+}
+
 /// A part of a snapshot. The next one comes only after this one was taken.
 pub struct SnapshotChunk {
     /// Names the connection that it came by.
@@ -177,6 +188,7 @@ pub struct SnapshotChunk {
     pub id: u64,
     /// The Raft message that it belongs to.
     pub message: Box<raftpb::Message>,
+    pub format: SnapshotFormat,
     pub offset: u64,
     pub bytes: Bytes,
     pub last: bool,
@@ -341,6 +353,7 @@ pub struct Member {
     leases: lease::Leases,
     cluster: cluster::Cluster,
     changes: membership::Changes,
+    comparison: divergence::Comparison,
     forwarded: forward::Forwarded,
     versions: peer_port::Versions,
     last_ask: u64,
@@ -404,6 +417,7 @@ impl Member {
             leases: lease::Leases::default(),
             cluster: cluster::Cluster::default(),
             changes: membership::Changes::default(),
+            comparison: divergence::Comparison::default(),
             forwarded: forward::Forwarded::default(),
             versions: peer_port::Versions::default(),
             last_ask: 0,
@@ -482,7 +496,12 @@ impl Member {
             Input::SnapshotPrepared { peer, id, result } => {
                 self.snapshot_prepared(peer, id, result)
             }
-            Input::SnapshotWanted { peer, id, offset } => self.snapshot_wanted(peer, id, offset),
+            Input::SnapshotWanted {
+                peer,
+                id,
+                format,
+                offset,
+            } => self.snapshot_wanted(peer, id, format, offset),
             Input::SnapshotRead {
                 peer,
                 id,
@@ -495,7 +514,7 @@ impl Member {
                 delivered,
             } => self.snapshot_sent(peer, id, delivered),
             Input::SnapshotChunk(chunk) => self.snapshot_chunk(chunk),
-            Input::Staged { transfer, staged } => self.staged(transfer, staged),
+            Input::Staged { transfer, staged } => self.staged(transfer, *staged),
             Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
             Input::WentBack { why } => self.halt(why),
@@ -522,6 +541,7 @@ impl Member {
                 break;
             }
         }
+        self.compare_applied(now_ns);
         self.keep_promises();
         self.introduce(now_ns);
         let tried_again = self.run_reads(now_ns);
@@ -654,6 +674,7 @@ impl Member {
         self.cluster_timers(now_ns);
         self.retry_lease_calls(now_ns);
         self.compare_versions(now_ns);
+        self.compare_results(now_ns);
         self.wal.on_timer(now_ns);
         self.expire_leases(now_ns);
         self.watch_timer(now_ns);

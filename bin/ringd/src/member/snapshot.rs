@@ -7,13 +7,13 @@
 //!
 //! Bounds: one transfer to each member, one that comes in, and an age and a number of bytes that a pin may hold back.
 
-use super::{Effect, Member};
+use super::{Effect, Member, SnapshotFormat};
 use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use engine::{
-    page::{Copy, CopySource},
+    page::CopySource,
     store::{
-        install::{InstallError, InstallJob, StageJob, Staged},
+        install::{Arriving, InstallError, InstallJob, StageJob, Staged},
         meta::{self, LogMark},
         Store,
     },
@@ -28,6 +28,8 @@ const PIN_AGE_MAX_NS: u64 = 3_600_000_000_000;
 const PIN_BYTES_MAX: u64 = 1 << 30;
 /// The log is kept from the snapshot on for this long after its transfer, for the receiver to catch up from.
 const LOG_KEPT_NS: u64 = 30_000_000_000;
+/// A snapshot of which nothing more comes for this long is given up. Its sender does so before.
+const INCOMING_IDLE_NS_MAX: u64 = 120_000_000_000;
 /// Bytes of a snapshot that are read at once.
 const READ_BYTES_MAX: usize = 1 << 20;
 
@@ -49,8 +51,10 @@ struct Incoming {
     transfer: u64,
     message: Message,
     offset: u64,
+    /// When something last came of it.
+    heard_ns: u64,
     /// None while a job has it.
-    copy: Option<Copy>,
+    copy: Option<Arriving>,
     /// The last bytes are being written.
     last: bool,
 }
@@ -60,7 +64,7 @@ struct Installing {
     index: u64,
     term: u64,
     begun: bool,
-    copy: Option<Copy>,
+    copy: Option<Arriving>,
     deferred: Vec<Deferred>,
 }
 
@@ -83,7 +87,7 @@ pub(super) struct Snapshots {
     /// whoever creates it last has it.
     is_staging: bool,
     /// A whole copy that Raft was told of.
-    offered: Option<Copy>,
+    offered: Option<Arriving>,
     installing: Option<Installing>,
 }
 
@@ -176,17 +180,25 @@ impl Member {
         outgoing.filter(|outgoing| outgoing.id == id)
     }
 
-    pub(super) fn snapshot_wanted(&mut self, peer: u64, id: u64, offset: u64) {
+    pub(super) fn snapshot_wanted(
+        &mut self,
+        peer: u64,
+        id: u64,
+        format: SnapshotFormat,
+        offset: u64,
+    ) {
         let source = self.outgoing(peer, id).and_then(|o| o.source.clone());
         match source {
-            Some(source) => self.effects.push(Effect::ReadSnapshot {
-                peer,
-                id,
-                offset,
-                bytes_max: READ_BYTES_MAX,
-                source,
-            }),
-            None => self.effects.push(Effect::CancelSnapshot { peer, id }),
+            Some(source) if format == SnapshotFormat::Ringd => {
+                self.effects.push(Effect::ReadSnapshot {
+                    peer,
+                    id,
+                    offset,
+                    bytes_max: READ_BYTES_MAX,
+                    source,
+                })
+            }
+            _ => self.effects.push(Effect::CancelSnapshot { peer, id }),
         }
     }
 
@@ -241,6 +253,7 @@ impl Member {
     /// Gives up what takes too long or holds too much back.
     pub(super) fn snapshot_timers(&mut self, now_ns: u64) {
         self.snapshots.kept.retain(|(_, until)| *until > now_ns);
+        self.discard_idle(now_ns);
         let bytes_max = PIN_BYTES_MAX.max(self.store.pages().file_bytes() / 2);
         let pages = self.store.pages();
         let over = |outgoing: &Outgoing| {
@@ -256,6 +269,22 @@ impl Member {
             ));
             self.effects.push(Effect::CancelSnapshot { peer, id });
             self.end_outgoing(peer, false);
+        }
+    }
+
+    /// Gives up what does not go on to come in.
+    fn discard_idle(&mut self, now_ns: u64) {
+        let is_idle = |incoming: &mut Incoming| {
+            now_ns.saturating_sub(incoming.heard_ns) > INCOMING_IDLE_NS_MAX
+        };
+        if self.snapshots.is_staging {
+            return;
+        }
+        let idle = self.snapshots.incoming.take_if(is_idle);
+        if let Some((transfer, copy)) = idle.and_then(|idle| Some((idle.transfer, idle.copy?))) {
+            self.snapshots.is_staging = true;
+            let job = StageJob::discard(copy);
+            self.effects.push(Effect::Stage { transfer, job });
         }
     }
 
@@ -276,48 +305,68 @@ impl Member {
         if self.snapshots.is_staging && !planted(Fault::TransfersOverlap) {
             return refuse(self, "the bytes before are still being written");
         }
+        let now_ns = self.now_ns;
         let continues = self.snapshots.incoming.as_mut().filter(|incoming| {
             incoming.id == chunk.id
                 && incoming.from == chunk.message.from()
                 && incoming.offset == chunk.offset
         });
-        let copy = match continues {
+        let job = match continues {
             Some(incoming) => {
                 incoming.transfer = transfer;
                 incoming.last = chunk.last;
-                incoming.copy.take()
+                incoming.heard_ns = now_ns;
+                let copy = incoming.copy.take();
+                copy.map(|copy| StageJob::take(copy, chunk.bytes.clone(), chunk.last))
             }
             None if chunk.offset != 0 => {
                 return refuse(self, "there is no such transfer to go on with");
             }
-            None => {
-                self.snapshots.incoming = Some(Incoming {
-                    id: chunk.id,
-                    from: chunk.message.from(),
-                    transfer,
-                    message: *chunk.message,
-                    offset: 0,
-                    copy: None,
-                    last: chunk.last,
-                });
-                None
-            }
+            None => None,
         };
+        let job = job.unwrap_or_else(|| self.begin_incoming(chunk));
         self.snapshots.is_staging = true;
-        let job = StageJob::new(copy, chunk.bytes);
         self.effects.push(Effect::Stage { transfer, job });
     }
 
-    pub(super) fn staged(&mut self, transfer: u64, staged: Box<Staged>) {
+    /// Another snapshot takes the place of what was coming in.
+    fn begin_incoming(&mut self, chunk: super::SnapshotChunk) -> StageJob {
+        let snapshot = chunk.message.snapshot.clone().unwrap_or_default();
+        let replaced = self.snapshots.incoming.replace(Incoming {
+            id: chunk.id,
+            from: chunk.message.from(),
+            transfer: chunk.transfer,
+            message: *chunk.message,
+            offset: 0,
+            heard_ns: self.now_ns,
+            copy: None,
+            last: chunk.last,
+        });
+        let job = match chunk.format {
+            SnapshotFormat::Ringd => StageJob::copy(chunk.bytes),
+            SnapshotFormat::Etcd => StageJob::database(snapshot, chunk.bytes, chunk.last),
+        };
+        job.in_place_of(replaced.and_then(|replaced| replaced.copy))
+    }
+
+    pub(super) fn staged(&mut self, transfer: u64, staged: Staged) {
         self.snapshots.is_staging = false;
+        let now_ns = self.now_ns;
         let incoming = self.snapshots.incoming.as_mut();
         let Some(incoming) = incoming.filter(|incoming| incoming.transfer == transfer) else {
             return; // a newer transfer took its place
         };
         let result = match staged.result {
             Err(error) => Err(error.to_string()),
+            Ok(copy) if copy.is_working() => {
+                // In slices: others need the pool as well.
+                self.snapshots.is_staging = true;
+                let job = StageJob::work(copy);
+                return self.effects.push(Effect::Stage { transfer, job });
+            }
             Ok(copy) => {
                 incoming.offset = copy.offset();
+                incoming.heard_ns = now_ns;
                 let whole = copy.is_whole();
                 incoming.copy = Some(copy);
                 match incoming.last && !whole {
@@ -354,6 +403,7 @@ impl Member {
         if (stated.index(), stated.term()) != (contained.applied_index, contained.applied_term) {
             return Err("the snapshot is not the one that its message describes".into());
         }
+        self.notices.extend(copy.notice());
         self.snapshots.offered = Some(copy);
         self.message(message);
         Ok(())
@@ -416,7 +466,7 @@ impl Member {
         };
         let position = self.wal.position();
         let job = InstallJob {
-            copy,
+            arriving: copy,
             log: LogMark {
                 position: position.to_bytes().to_vec().into(),
                 first_needed_segment: self.wal.first_needed(u64::MAX).0,
@@ -474,6 +524,7 @@ impl Member {
         self.proposals.drop_through(index, &mut lost);
         self.lose(lost);
         self.reset_background();
+        self.comparison.begin_anew();
         self.reads.pages_arrived();
         self.checkpoints.begin_anew();
         self.effects.push(Effect::MembersChanged);

@@ -42,7 +42,7 @@ impl Connection {
 
     pub fn wants_input(&self) -> bool {
         match &self.end {
-            End::In(inbound) => inbound.server.wants_input(),
+            End::In(inbound) => inbound.wants_input(),
             End::Out(_) => true,
         }
     }

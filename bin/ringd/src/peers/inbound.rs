@@ -2,6 +2,7 @@
 
 use super::{
     connection::{End, Lost},
+    database::{self, Part},
     outbound::READ_NS_MAX,
     peer::Peer,
     probe,
@@ -36,13 +37,19 @@ const FRAME_KEPT_BYTES: usize = 256 << 10;
 /// A connection that somebody else opened.
 pub struct Inbound {
     pub server: Server,
-    /// The request that is coming in: its head, body so far and largest body.
-    request: Option<(RequestHead, Vec<u8>, usize)>,
+    /// The request that is coming in.
+    request: Option<Incoming>,
     state: State,
     /// When the last request was done with.
     idle_since_ns: u64,
     /// Bytes of it that [`Transport`] has counted.
     pub counted_bytes: usize,
+}
+
+enum Incoming {
+    /// Its head, body so far and largest body.
+    Whole(RequestHead, Vec<u8>, usize),
+    Database(Box<database::Body>),
 }
 
 enum State {
@@ -76,6 +83,8 @@ enum Event {
     Head(RequestHead),
     TooLarge(RequestHead),
     Whole(RequestHead, Bytes),
+    Part(Box<Part>),
+    Malformed(&'static str),
 }
 
 impl Inbound {
@@ -103,24 +112,49 @@ impl Inbound {
 
     fn next(&mut self) -> Option<Event> {
         loop {
-            match self.server.next()? {
-                ServerEvent::Head(head) => return Some(Event::Head(head)),
-                ServerEvent::Data(bytes) => {
-                    let Some((_, body, bytes_max)) = &mut self.request else {
-                        continue; // the rest of a request that was answered already
-                    };
-                    if body.len() + bytes.len() > *bytes_max {
-                        let (head, ..) = self.request.take()?;
+            if let Some(Incoming::Database(body)) = &mut self.request {
+                match body.next() {
+                    Ok(Some(part)) => return Some(Event::Part(Box::new(part))),
+                    Ok(None) if body.wants_input() => {}
+                    Ok(None) => return None,
+                    Err(database::Malformed(text)) => return Some(Event::Malformed(text)),
+                }
+            }
+            match (self.server.next()?, &mut self.request) {
+                (ServerEvent::Head(head), _) => return Some(Event::Head(head)),
+                (ServerEvent::Data(bytes), Some(Incoming::Database(body))) => body.receive(bytes),
+                (ServerEvent::Data(bytes), Some(Incoming::Whole(_, body, bytes_max)))
+                    if body.len() + bytes.len() <= *bytes_max =>
+                {
+                    body.extend_from_slice(bytes)
+                }
+                (ServerEvent::Data(_), Some(Incoming::Whole(..))) => {
+                    if let Some(Incoming::Whole(head, ..)) = self.request.take() {
                         return Some(Event::TooLarge(head));
                     }
-                    body.extend_from_slice(bytes);
                 }
-                ServerEvent::End => {
-                    if let Some((head, body, _)) = self.request.take() {
+                (ServerEvent::End, Some(Incoming::Database(body))) => body.end(),
+                (ServerEvent::End, Some(Incoming::Whole(..))) => {
+                    if let Some(Incoming::Whole(head, body, _)) = self.request.take() {
                         return Some(Event::Whole(head, body.into()));
                     }
                 }
+                (ServerEvent::Data(_) | ServerEvent::End, None) => {} // a request that was answered already
             }
+        }
+    }
+
+    /// Whether to read from the socket.
+    pub fn wants_input(&self) -> bool {
+        let is_held = matches!(&self.request, Some(Incoming::Database(b)) if !b.wants_input());
+        !is_held && self.server.wants_input()
+    }
+
+    /// A part of a database was taken: what follows is read again.
+    pub fn part_taken(&mut self, now_ns: u64) {
+        if let Some(Incoming::Database(body)) = &mut self.request {
+            body.taken();
+            self.server.wait_anew(now_ns);
         }
     }
 
@@ -182,6 +216,9 @@ impl Inbound {
     }
 
     pub fn is_overdue(&mut self, now_ns: u64) -> bool {
+        if matches!(&self.request, Some(Incoming::Database(body)) if body.is_busy()) {
+            return false; // it is this member that lets the other one wait
+        }
         let State::Stream(stream) = &mut self.state else {
             return self.server.is_overdue(now_ns);
         };
@@ -202,7 +239,11 @@ impl Inbound {
 
     /// Bytes of a request that is coming in.
     pub fn held_bytes(&self) -> usize {
-        self.request.as_ref().map_or(0, |(_, body, _)| body.len())
+        match &self.request {
+            Some(Incoming::Whole(_, body, _)) => body.len(),
+            Some(Incoming::Database(body)) => body.held_bytes(),
+            None => 0,
+        }
     }
 
     pub fn peer(&self) -> Option<u64> {
@@ -218,7 +259,7 @@ fn fields<'a>(headers: &'a [(&'static str, String)]) -> Vec<(&'a str, &'a str)> 
 }
 
 impl Transport {
-    fn inbound(&mut self, id: u32) -> Option<&mut Inbound> {
+    pub(super) fn inbound(&mut self, id: u32) -> Option<&mut Inbound> {
         match self.connections.get_mut(&id).map(|c| &mut c.end) {
             Some(End::In(inbound)) => Some(inbound),
             _ => None,
@@ -234,8 +275,18 @@ impl Transport {
             match event {
                 Event::Head(head) => match self.admit(&head, now_ns) {
                     Ok(bytes_max) => {
+                        let is_database = routes::brings_database(&head);
+                        if is_database {
+                            self.meet(&head, now_ns);
+                        }
                         if let Some(inbound) = self.inbound(id) {
-                            inbound.request = Some((head, Vec::new(), bytes_max));
+                            inbound.request = Some(match is_database {
+                                true => Incoming::Database(Box::default()),
+                                false => Incoming::Whole(head, Vec::new(), bytes_max),
+                            });
+                            if is_database {
+                                inbound.state = State::Taking;
+                            }
                         }
                     }
                     Err(answer) => self.answer(id, answer, now_ns),
@@ -246,6 +297,11 @@ impl Transport {
                     }
                 }
                 Event::Whole(head, body) => self.route(id, &head, body, now_ns),
+                Event::Part(part) => self.take_part(id, *part, now_ns),
+                Event::Malformed(text) => {
+                    let fields = self.config.local.response();
+                    self.answer(id, Answer::error(400, text).with(fields), now_ns);
+                }
             }
         }
         self.touch(id);
@@ -497,6 +553,7 @@ fn question(route: Route<'_>, body: Bytes) -> Result<(Call, PeerRequest), Answer
             };
             (Call::HashKv, PeerRequest::HashKv { revision })
         }
+        Route::Results => (Call::Results, PeerRequest::Results(body)),
         Route::KeepAlive => {
             let request = pb::LeaseKeepAliveRequest::decode(body).map_err(|_| undecodable())?;
             (Call::KeepAlive, PeerRequest::KeepAlive(request))

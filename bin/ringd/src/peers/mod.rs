@@ -9,13 +9,14 @@
 //! * `outbound` is a connection that this member opened; `dialing` decides who is dialled when, and what a closed or
 //!   refused connection proves.
 //! * `exchange` carries single requests: posted messages, questions, probes, pieces of a snapshot.
-//! * `snapshot` sends snapshots piece by piece, and takes them in.
+//! * `snapshot` sends snapshots piece by piece, and takes them in; `database` is how an etcd has it.
 //! * `standing` finds members out whose data went back in time.
 //!
 //! Nothing here is trusted by Raft: a message that is lost, late, doubled or sent by two ways at once does no harm.
 
 mod config;
 mod connection;
+mod database;
 mod dialing;
 mod exchange;
 mod inbound;

@@ -68,7 +68,11 @@ pub enum Route<'a> {
     DowngradeEnabled,
     KeepAlive,
     TimeToLive,
+    Results,
 }
+
+/// Where ringd members compare results. etcd has nothing there, and is not asked.
+pub const RESULTS_PATH: &str = "/ringd/results";
 
 impl<'a> Route<'a> {
     pub fn of(path: &'a str) -> Option<Route<'a>> {
@@ -82,6 +86,7 @@ impl<'a> Route<'a> {
             "/downgrade/enabled" => Route::DowngradeEnabled,
             "/leases" => Route::KeepAlive,
             "/leases/internal" => Route::TimeToLive,
+            RESULTS_PATH => Route::Results,
             path => match path.strip_prefix("/raft/stream/") {
                 Some(rest) => Route::Stream(rest),
                 None => Route::Promote(path.strip_prefix("/members/promote/")?),
@@ -96,13 +101,18 @@ impl<'a> Route<'a> {
             | Route::Snapshot
             | Route::Promote(_)
             | Route::KeepAlive
-            | Route::TimeToLive => Some("POST"),
+            | Route::TimeToLive
+            | Route::Results => Some("POST"),
             _ => Some("GET"),
         }
     }
 
+    /// Whether the sender has to be of this cluster, and what it was.
     pub fn is_raft(self) -> bool {
-        matches!(self, Route::Message | Route::Snapshot | Route::Stream(_))
+        matches!(
+            self,
+            Route::Message | Route::Snapshot | Route::Stream(_) | Route::Results
+        )
     }
 
     fn wrong_method(self, allowed: &str) -> Answer {
@@ -133,6 +143,12 @@ fn allow(method: &str) -> [(&'static str, String); 1] {
     [("Allow", method.to_owned())]
 }
 
+/// Whether the body is a database of etcd's, which may be long.
+pub fn brings_database(head: &RequestHead) -> bool {
+    let is_piece = head.headers.get(SNAPSHOT_PIECE).is_some();
+    Route::of(head.path()) == Some(Route::Snapshot) && !is_piece
+}
+
 /// The checks that need no more than the head. The answer to one that passes is the largest body that it may have.
 pub fn admit(head: &RequestHead, local: &Local) -> Result<usize, Answer> {
     let Some(route) = Route::of(head.path()) else {
@@ -151,11 +167,6 @@ pub fn admit(head: &RequestHead, local: &Local) -> Result<usize, Answer> {
         if let Err(why) = local.check(&head.headers) {
             return Err(Answer::error(412, why.text()).with(fields));
         }
-    }
-    if route == Route::Snapshot && head.headers.get(SNAPSHOT_PIECE).is_none() {
-        let text = "this member cannot take a snapshot in etcd's format yet: move leadership to a ringd member, or let it \
-                    catch up from the log";
-        return Err(Answer::error(500, text).with(fields));
     }
     if route == Route::HashKv {
         let cluster = head.headers.get("X-Etcd-Cluster-ID");
@@ -177,6 +188,7 @@ pub enum Call {
     KeepAlive,
     TimeToLive,
     Promote,
+    Results,
 }
 
 impl Call {
@@ -186,7 +198,7 @@ impl Call {
             Err(status) => self.failed(&status),
         };
         let with_cluster = match self {
-            Call::Version | Call::KeepAlive | Call::TimeToLive => false,
+            Call::Version | Call::KeepAlive | Call::TimeToLive | Call::Results => false,
             Call::HashKv => answer.status == 200,
             Call::Members | Call::DowngradeEnabled | Call::Promote => true,
         };
@@ -204,7 +216,7 @@ impl Call {
                 Answer::of("application/json", line.into())
             }
             Call::Version | Call::HashKv => Answer::of("application/json", body),
-            Call::DowngradeEnabled => Answer::of("text/plain", body),
+            Call::DowngradeEnabled | Call::Results => Answer::of("text/plain", body),
             Call::KeepAlive | Call::TimeToLive => Answer::of("application/protobuf", body),
         }
     }
@@ -237,7 +249,7 @@ impl Call {
             Call::DowngradeEnabled => {
                 Answer::error(500, &format!("failed linearized read: {}", status.message))
             }
-            Call::Members | Call::Version => Answer::error(500, &status.message),
+            Call::Members | Call::Version | Call::Results => Answer::error(500, &status.message),
         }
     }
 }

@@ -4,8 +4,8 @@
 //! the receiver's page file. So a connection that breaks costs one piece, and the sender learns from any answer how much
 //! the receiver has. A snapshot for an etcd would have to be a database of etcd's, which there is not.
 
-use super::{exchange::Exchange, peer::Software, routes::Answer, Transport};
-use crate::member::{Input, SnapshotChunk};
+use super::{database::Part, exchange::Exchange, peer::Software, routes::Answer, Transport};
+use crate::member::{Input, SnapshotChunk, SnapshotFormat};
 use bytes::Bytes;
 use net::{
     http1::{Headers, RequestHead},
@@ -61,16 +61,20 @@ struct Incoming {
     /// Bytes that were taken.
     place: u64,
     busy: bool,
-    /// Who waits to hear that the piece was taken.
+    /// Who waits to hear that the piece was taken, or whose request brings all of it.
     connection: Option<u32>,
+    format: SnapshotFormat,
 }
 
 impl Receiving {
     pub fn connection_lost(&mut self, id: u32) {
-        if let Some(incoming) = &mut self.current {
-            if incoming.connection == Some(id) {
-                incoming.connection = None;
-            }
+        let theirs = |incoming: &&mut Incoming| incoming.connection == Some(id);
+        let Some(incoming) = self.current.as_mut().filter(theirs) else {
+            return;
+        };
+        match incoming.format {
+            SnapshotFormat::Ringd => incoming.connection = None,
+            SnapshotFormat::Etcd => self.current = None,
         }
     }
 }
@@ -200,7 +204,12 @@ impl Transport {
     }
 
     fn want(&mut self, peer: u64, id: u64, offset: u64) {
-        self.inputs.push(Input::SnapshotWanted { peer, id, offset });
+        self.inputs.push(Input::SnapshotWanted {
+            peer,
+            id,
+            format: SnapshotFormat::Ringd,
+            offset,
+        });
     }
 
     pub(super) fn snapshot_timers(&mut self, now_ns: u64) {
@@ -313,14 +322,7 @@ impl Transport {
             let answer = Answer::error(409, "the receiver has another number of bytes");
             return Some(answer.with([(SNAPSHOT_PLACE, place.to_string())]));
         }
-        if let Some(waiting) = current.and_then(|incoming| incoming.connection) {
-            // Another snapshot takes the place of the one that was coming in.
-            self.answer(
-                waiting,
-                Answer::error(500, "another snapshot came in"),
-                now_ns,
-            );
-        }
+        self.replace_incoming(now_ns);
         self.receiving.last_transfer += 1;
         let transfer = self.receiving.last_transfer;
         self.receiving.current = Some(Incoming {
@@ -330,16 +332,83 @@ impl Transport {
             place,
             busy: true,
             connection: Some(connection),
+            format: SnapshotFormat::Ringd,
         });
         self.inputs.push(Input::SnapshotChunk(SnapshotChunk {
             transfer,
             id,
             message: Box::new(message),
+            format: SnapshotFormat::Ringd,
             offset,
             bytes,
             last,
         }));
         None
+    }
+
+    /// Another snapshot, or its next piece, takes the place of the one that was coming in.
+    fn replace_incoming(&mut self, now_ns: u64) {
+        let current = self.receiving.current.take();
+        if let Some(waiting) = current.and_then(|incoming| incoming.connection) {
+            self.answer(
+                waiting,
+                Answer::error(500, "another snapshot came in"),
+                now_ns,
+            );
+        }
+    }
+
+    /// A part of a database came in.
+    pub(super) fn take_part(&mut self, connection: u32, part: Part, now_ns: u64) {
+        if let Err(answer) = self.admit_part(connection, &part) {
+            let fields = self.config.local.response();
+            return self.answer(connection, answer.with(fields), now_ns);
+        }
+        let from = part.message.from();
+        if part.offset == 0 {
+            self.replace_incoming(now_ns);
+        }
+        self.receiving.last_transfer += 1;
+        let transfer = self.receiving.last_transfer;
+        let id = self.receiving.current.as_ref().map_or(transfer, |i| i.id);
+        self.receiving.current = Some(Incoming {
+            from,
+            id,
+            transfer,
+            place: part.offset,
+            busy: true,
+            connection: Some(connection),
+            format: SnapshotFormat::Etcd,
+        });
+        self.inputs.push(Input::SnapshotChunk(SnapshotChunk {
+            transfer,
+            id,
+            message: Box::new(part.message),
+            format: SnapshotFormat::Etcd,
+            offset: part.offset,
+            bytes: part.bytes,
+            last: part.last,
+        }));
+    }
+
+    fn admit_part(&self, connection: u32, part: &Part) -> Result<(), Answer> {
+        let message = &part.message;
+        if message.r#type() != MessageType::MsgSnap {
+            return Err(Answer::error(400, "wrong raft message type"));
+        }
+        if self.removed.contains(&message.from()) {
+            let text = "cannot process message from removed member";
+            return Err(Answer::error(403, text));
+        }
+        if message.to() != self.config.local.member_id {
+            return Err(Answer::error(412, "to field mismatch"));
+        }
+        let current = self.receiving.current.as_ref();
+        let goes_on = current.is_some_and(|incoming| incoming.connection == Some(connection));
+        match part.offset == 0 || goes_on {
+            true => Ok(()),
+            false => Err(Answer::error(500, "another snapshot came in")),
+        }
     }
 
     /// The member took a piece, or will not.
@@ -354,13 +423,19 @@ impl Transport {
         let Some(incoming) = current.filter(|incoming| incoming.transfer == transfer) else {
             return;
         };
-        let waiting = incoming.connection.take();
         incoming.busy = false;
         incoming.place = offset;
+        if incoming.format == SnapshotFormat::Etcd && result == Ok(false) {
+            let connection = incoming.connection;
+            return self.part_taken(connection, now_ns);
+        }
+        let format = incoming.format;
+        let waiting = incoming.connection.take();
         if result != Ok(false) {
             self.receiving.current = None;
         }
         let answer = match result {
+            Ok(_) if format == SnapshotFormat::Etcd => Answer::empty(204),
             Ok(whole) => {
                 let mut answer = Answer::empty(204).with([(SNAPSHOT_PLACE, offset.to_string())]);
                 if whole {
@@ -375,6 +450,19 @@ impl Transport {
             self.answer(connection, answer.with(fields), now_ns);
             self.serve(connection, now_ns);
         }
+    }
+}
+
+impl Transport {
+    /// The request that brings a database may go on.
+    fn part_taken(&mut self, connection: Option<u32>, now_ns: u64) {
+        let Some(connection) = connection else {
+            return;
+        };
+        if let Some(inbound) = self.inbound(connection) {
+            inbound.part_taken(now_ns);
+        }
+        self.serve(connection, now_ns);
     }
 }
 

@@ -249,7 +249,7 @@ fn encode_snapshot(effect: &Effect, out: &mut Writer) -> u8 {
             46
         }
         Effect::Install(job) => {
-            out.u64(job.copy.offset());
+            out.u64(job.arriving.offset());
             out.text(&format!("{:?}", job.log));
             47
         }

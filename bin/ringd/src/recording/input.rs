@@ -5,7 +5,7 @@
 
 use super::codec::{digest, Malformed, Reader, Writer};
 use crate::{
-    member::{Input, SnapshotChunk, UpkeepDone},
+    member::{Input, SnapshotChunk, SnapshotFormat, UpkeepDone},
     peers::PeerFailure,
     request::{CallId, PeerRequest, Request},
 };
@@ -189,10 +189,16 @@ fn encode_snapshot(input: &Input, out: &mut Writer) {
             let bytes = result.as_ref().map(|source| source.bytes());
             out.u64(digest(format!("{bytes:?}").as_bytes()));
         }
-        Input::SnapshotWanted { peer, id, offset } => {
+        Input::SnapshotWanted {
+            peer,
+            id,
+            format,
+            offset,
+        } => {
             out.u8(41);
             out.u64(*peer);
             out.u64(*id);
+            out.flag(*format == SnapshotFormat::Etcd);
             out.u64(*offset);
         }
         Input::SnapshotRead {
@@ -222,6 +228,7 @@ fn encode_snapshot(input: &Input, out: &mut Writer) {
             out.u8(44);
             out.u64(chunk.transfer);
             out.u64(chunk.id);
+            out.flag(chunk.format == SnapshotFormat::Etcd);
             out.u64(chunk.offset);
             out.flag(chunk.last);
             out.message(&*chunk.message);
@@ -287,6 +294,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Told, Malformed> {
         41 => Input::SnapshotWanted {
             peer: r.u64()?,
             id: r.u64()?,
+            format: format(r)?,
             offset: r.u64()?,
         },
         43 => Input::SnapshotSent {
@@ -297,6 +305,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Told, Malformed> {
         44 => Input::SnapshotChunk(SnapshotChunk {
             transfer: r.u64()?,
             id: r.u64()?,
+            format: format(r)?,
             offset: r.u64()?,
             last: r.flag()?,
             message: Box::new(r.message()?),
@@ -308,6 +317,13 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Told, Malformed> {
         [] => Ok(Told::Input(input)),
         _ => Err(Malformed("an input is longer than it says")),
     }
+}
+
+fn format(r: &mut Reader<'_>) -> Result<SnapshotFormat, Malformed> {
+    Ok(match r.flag()? {
+        true => SnapshotFormat::Etcd,
+        false => SnapshotFormat::Ringd,
+    })
 }
 
 fn decode_done(kind: u8, r: &mut Reader<'_>) -> Result<Told, Malformed> {
@@ -428,6 +444,10 @@ fn encode_peer_request(request: &PeerRequest, out: &mut Writer) {
             out.u8(7);
             out.u64(*id);
         }
+        PeerRequest::Results(body) => {
+            out.u8(8);
+            out.bytes(body);
+        }
     }
 }
 
@@ -442,6 +462,7 @@ fn decode_peer_request(r: &mut Reader<'_>) -> Result<PeerRequest, Malformed> {
         5 => PeerRequest::KeepAlive(r.message()?),
         6 => PeerRequest::TimeToLive(r.message()?),
         7 => PeerRequest::Promote { id: r.u64()? },
+        8 => PeerRequest::Results(r.bytes()?.to_vec().into()),
         _ => return Err(Malformed("a question of unknown kind")),
     })
 }

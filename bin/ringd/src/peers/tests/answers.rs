@@ -150,8 +150,8 @@ fn posted_messages() {
 fn snapshots_that_cannot_be_taken() {
     let mut server = server();
     let (head, body) = post(&mut server, "/raft/snapshot", "", b"whatever");
-    assert!(head.starts_with("HTTP/1.1 500 "));
-    assert!(body.contains("etcd's format"));
+    assert!(head.starts_with("HTTP/1.1 400 "));
+    assert_eq!(body, "error reading raft message\n");
     let wrong = net::peer::encode_piece(&message(MessageType::MsgVote, OTHER, MEMBER), b"x");
     let fields = |body: &[u8], place: &str| {
         format!(

@@ -310,7 +310,9 @@ fn words(input: &Input) -> String {
         },
         Input::Ask { call, request } => format!("call {}: {request:?}", call.stream()),
         Input::Cancel { call } => format!("cancel {}", call.stream()),
-        Input::SnapshotWanted { peer, id, offset } => format!("want {id} for {peer} at {offset}"),
+        Input::SnapshotWanted {
+            peer, id, offset, ..
+        } => format!("want {id} for {peer} at {offset}"),
         Input::SnapshotSent {
             peer,
             id,

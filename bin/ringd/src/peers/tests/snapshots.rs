@@ -38,7 +38,9 @@ impl Transfer {
         let mut busy = false;
         for input in self.world.inputs.remove(&1).unwrap_or_default() {
             match input {
-                Input::SnapshotWanted { peer, id, offset } => {
+                Input::SnapshotWanted {
+                    peer, id, offset, ..
+                } => {
                     busy = true;
                     let from = offset as usize;
                     let to = (from + PIECE).min(self.content.len());
