@@ -290,7 +290,8 @@ fn rows_that_no_etcd_writes_are_refused() {
     let put = |main: u8, create: u8, version: u8| {
         [0x0a, 1, b'k', 0x10, create, 0x18, main, 0x20, version].to_vec()
     };
-    let rows: [(&str, Vec<(Vec<u8>, Vec<u8>)>); 10] = [
+    type Rows = Vec<(Vec<u8>, Vec<u8>)>;
+    let rows: [(&str, Rows); 10] = [
         ("no key and value", vec![(row(2, 0, false), vec![0xff])]),
         ("no revision", vec![(b"2".to_vec(), put(2, 2, 1))]),
         (

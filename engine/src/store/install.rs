@@ -78,7 +78,7 @@ impl From<ImportError> for StageError {
 /// A state of another member that is coming in.
 pub enum Arriving {
     /// A checkpoint of our own.
-    Copy(Copy),
+    Copy(Box<Copy>),
     /// A database of etcd's, and then the page file that is made of it.
     Database(Box<Import>),
 }
@@ -223,7 +223,7 @@ impl Step {
         let (mut arriving, bytes, last) = match self {
             Step::BeginCopy(bytes) => {
                 let copy = Copy::new(dir.create_incoming().map_err(failed)?);
-                (Arriving::Copy(copy), bytes, false)
+                (Arriving::Copy(Box::new(copy)), bytes, false)
             }
             Step::BeginDatabase(snapshot, bytes, last) => {
                 let spool = dir.create_spool().map_err(failed)?;

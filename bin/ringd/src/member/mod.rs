@@ -44,7 +44,7 @@ use engine::{
     page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, PageNo, Pin},
     store::{
         install::{InstallError, InstallJob, StageJob, Staged},
-        Store,
+        Outgoing, Store,
     },
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
@@ -244,7 +244,7 @@ pub enum Effect {
         id: u64,
         offset: u64,
         bytes_max: usize,
-        source: Arc<CopySource>,
+        source: Arc<Outgoing>,
     },
     /// The answer to [`Input::SnapshotWanted`].
     SnapshotBytes {
@@ -511,7 +511,7 @@ impl Member {
                 delivered,
             } => self.snapshot_sent(peer, id, delivered),
             Input::SnapshotChunk(chunk) => self.snapshot_chunk(chunk),
-            Input::Staged { transfer, staged } => self.staged(transfer, staged),
+            Input::Staged { transfer, staged } => self.staged(transfer, staged.result),
             Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
             Input::WentBack { why } => self.halt(why),

@@ -83,7 +83,7 @@ enum Event {
     Head(RequestHead),
     TooLarge(RequestHead),
     Whole(RequestHead, Bytes),
-    Part(Part),
+    Part(Box<Part>),
     Malformed(&'static str),
 }
 
@@ -114,7 +114,7 @@ impl Inbound {
         loop {
             if let Some(Incoming::Database(body)) = &mut self.request {
                 match body.next() {
-                    Ok(Some(part)) => return Some(Event::Part(part)),
+                    Ok(Some(part)) => return Some(Event::Part(Box::new(part))),
                     Ok(None) if body.wants_input() => {}
                     Ok(None) => return None,
                     Err(database::Malformed(text)) => return Some(Event::Malformed(text)),
@@ -297,7 +297,7 @@ impl Transport {
                     }
                 }
                 Event::Whole(head, body) => self.route(id, &head, body, now_ns),
-                Event::Part(part) => self.take_part(id, part, now_ns),
+                Event::Part(part) => self.take_part(id, *part, now_ns),
                 Event::Malformed(text) => {
                     let fields = self.config.local.response();
                     self.answer(id, Answer::error(400, text).with(fields), now_ns);
