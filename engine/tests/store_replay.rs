@@ -173,6 +173,12 @@ fn reopened(entries: &[Entry]) -> Store {
 fn check_same(replayed: &mut Store, applied: &mut Store, seed: u64) {
     assert_eq!(replayed.applied(), applied.applied(), "seed {seed}");
     assert_eq!(replayed.revision(), applied.revision(), "seed {seed}");
+    let last = applied.applied().0;
+    assert!(applied.result_hash(last).is_some());
+    for index in last - 20..=last {
+        let (a, b) = (replayed.result_hash(index), applied.result_hash(index));
+        assert_eq!(a, b, "seed {seed}, entry {index}");
+    }
     let newest = applied.revision();
     // Old revisions follow the pointers from version to version.
     for revision in (1..=newest).rev().step_by(1 + newest as usize / 40) {

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use engine::wal::driver::LogFiles;
 use engine::wal::{
-    probe, recover, Completion, Config, Expect, Identity, Recovered, Report, Ticket, Wal,
-    WriterThreads,
+    probe, probe_once, recover, Completion, Config, Expect, Identity, Recovered, Report, Ticket,
+    Wal, WriterThreads,
 };
 use proto::raftpb::{Entry, HardState};
 
@@ -264,6 +264,31 @@ fn probing_takes_a_moment_and_leaves_nothing_behind() {
     );
     assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     println!("{measured:?}");
+}
+
+#[test]
+fn what_was_measured_once_is_read_back_and_anything_else_measured_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = LogFiles::open(dir.path()).unwrap();
+    let record = dir.path().join("measured");
+    let measured = probe_once(&files, |_| true).unwrap();
+    let line = std::fs::read_to_string(&record).unwrap();
+    assert_eq!(probe_once(&files, |_| true).unwrap(), measured);
+    assert_eq!(std::fs::read_to_string(&record).unwrap(), line);
+    // What its reader does not like is not kept.
+    let again = probe_once(&files, |known| *known != measured).unwrap();
+    assert_ne!(again, measured);
+    let of_another_device = line.replace("device ", "device 9");
+    for text in [
+        "",
+        "ringd-wal-probe 2",
+        &line[..line.len() - 2],
+        &of_another_device,
+    ] {
+        std::fs::write(&record, text).unwrap();
+        probe_once(&files, |_| true).unwrap();
+        assert_ne!(std::fs::read_to_string(&record).unwrap(), *text);
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //!
 //! `RINGD_KILL_CYCLES` sets the number of kills (10 otherwise), `RINGD_SEED` repeats a run.
 
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -65,6 +66,32 @@ async fn cycles(mut server: Server, rng: &mut StdRng, mut after_kill: impl FnMut
 async fn kill() {
     let mut rng = StdRng::seed_from_u64(seed(11));
     cycles(Server::fresh().await, &mut rng, |_| {}).await;
+}
+
+/// The other ways in which writes reach the device.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kill_of_a_server_that_writes_inline_or_through_the_ring() {
+    if !is_ringd() {
+        println!("skipped: the server under test has no such setting");
+        return;
+    }
+    let mut rng = StdRng::seed_from_u64(seed(14));
+    for way in ["inline", "ring"] {
+        let dir = temporary_dir();
+        if way == "ring" && !takes_direct_writes(dir.path()) {
+            println!("skipped: this file system has no direct I/O, which --wal-io=ring needs");
+            continue;
+        }
+        let setup = Setup::default().dir(dir.path()).flags(["--wal-io", way]);
+        cycles(Server::start(setup).await, &mut rng, |_| {}).await;
+    }
+}
+
+fn takes_direct_writes(dir: &Path) -> bool {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    options.custom_flags(libc::O_DIRECT);
+    options.open(dir.join("direct")).is_ok()
 }
 
 /// The same as if the power had failed: what was not flushed is gone, or half of it.

@@ -21,6 +21,8 @@ pub enum Fault {
     TransfersOverlap,
     /// Pages are evicted at each fetch, before whoever waits for them tries again. Once a bug.
     EvictAtOnce,
+    /// The first member applies a put now and then otherwise than it was asked for.
+    ApplyOtherwise,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -1,5 +1,6 @@
 //! What the front asks of the member: decoded, validated calls.
 
+use bytes::Bytes;
 use proto::etcdserverpb as pb;
 
 /// Names a call: the connection in the upper half, its HTTP/2 stream in the lower one. Calls that the server makes of
@@ -68,6 +69,8 @@ pub enum PeerRequest {
     HashKv {
         revision: i64,
     },
+    /// What the other one's hashes of applied entries are, for this one's: see `member::divergence`.
+    Results(Bytes),
     /// `true` while a downgrade is under way.
     DowngradeEnabled,
     /// A renewal that a follower passes on; only the leader can answer.

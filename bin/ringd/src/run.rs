@@ -124,9 +124,14 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         config::WalIo::Auto => WalIo::Auto,
         config::WalIo::Thread => WalIo::Thread,
         config::WalIo::Inline => WalIo::Inline,
-        config::WalIo::Ring => {
-            return Err("--wal-io=ring is not there yet: choose auto, thread or inline".into())
+        config::WalIo::Ring if std::env::var_os(engine::faults::VARIABLE).is_some() => {
+            let variable = engine::faults::VARIABLE;
+            return Err(format!(
+                "{variable} puts no faults into writes of --wal-io=ring: choose another"
+            )
+            .into());
         }
+        config::WalIo::Ring => WalIo::Ring,
     };
     let shell = Shell::new(server, started.files, started.page_dir, wal_io)?;
     if let Some(found) = &shell.measured {

@@ -17,6 +17,15 @@ pub struct Scratch {
     row: Vec<u8>,
     cell: Vec<u8>,
     lease_key: Vec<u8>,
+    /// Where the pair begins in the row.
+    body_at: usize,
+}
+
+impl Scratch {
+    /// The pair that was written last, as its row holds it.
+    pub fn body(&self) -> &[u8] {
+        &self.row[self.body_at..]
+    }
 }
 
 pub fn lease_key(lease: i64, key: &[u8], out: &mut Vec<u8>) {
@@ -109,6 +118,7 @@ pub fn write_change(
     scratch.row.clear();
     let size = head.size as usize;
     encode_row_head(&mut scratch.row, at, change.tombstone, prev, size);
+    scratch.body_at = scratch.row.len();
     kv.encode(&mut scratch.row);
     scratch.cell.clear();
     head.encode(&chain, &mut scratch.cell);

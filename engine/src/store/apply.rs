@@ -62,13 +62,21 @@ impl Store {
         if index <= self.applied_index {
             return Ok(applied);
         }
+        self.results.begin();
         if let Some(request) = request {
             self.apply_request(index, request, now_ns, &mut applied)?;
+            self.results.outcome(&applied.response);
         }
-        self.applied_index = index;
-        self.applied_term = term;
+        self.entry_applied(index, term);
         applied.revision = self.revision;
         Ok(applied)
+    }
+
+    pub(super) fn entry_applied(&mut self, index: u64, term: u64) {
+        self.applied_index = index;
+        self.applied_term = term;
+        let (revision, compacted) = (self.revision, self.compacted);
+        self.results.end(index, term, revision, compacted);
     }
 
     fn apply_request(
@@ -243,6 +251,7 @@ impl Store {
         }
         let (trees, pages) = (&mut self.trees, &mut self.pages);
         write_change(trees, pages, &change, before, &mut self.scratch).expect(PLANNED);
+        self.results.change(false, self.scratch.body());
         self.lessor_moved(lease_before, change.kv.lease);
         self.revision = main;
         self.edge_is_dirty = true;
@@ -288,6 +297,7 @@ impl Store {
             let change = change.version_at(Revision::new(main, sub as i64));
             let before = prior(trees, pages, change.kv.key).expect(PLANNED);
             write_change(trees, pages, &change, before, &mut self.scratch).expect(PLANNED);
+            self.results.change(change.tombstone, self.scratch.body());
         }
         for change in batch.changes() {
             self.lessor_moved(change.lease_before, change.lease);

@@ -89,6 +89,7 @@ impl Store {
             .expect(PLANNED);
         debug_assert!(known, "a lease of the lessor has its record");
         self.lessor.revoke(id);
+        self.results.lease(id);
         Ok(Ok(LeaseRevokeResponse {
             header: Some(self.header()),
         }))
@@ -119,6 +120,8 @@ impl Store {
         for checkpoint in known {
             self.lessor
                 .checkpoint(checkpoint.id, checkpoint.remaining_ttl);
+            self.results.lease(checkpoint.id);
+            self.results.lease(checkpoint.remaining_ttl);
             if !persist {
                 continue;
             }

@@ -195,12 +195,13 @@ impl Store {
         if index <= self.applied_index {
             return Ok(());
         }
+        self.results.begin();
         if let Some(change) = change {
             self.change_members(change)?;
         }
+        self.results.message(&conf_state);
         self.conf_state = conf_state;
-        self.applied_index = index;
-        self.applied_term = term;
+        self.entry_applied(index, term);
         Ok(())
     }
 

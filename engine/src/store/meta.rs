@@ -1,16 +1,19 @@
 //! The store's part of a meta page: everything that is not in the trees.
 //!
 //! ```text
-//! version u8 = 1
+//! version u8 = 2; 1 is the same without what comes after restarts
 //! applied index | applied term | revision | compacted + 1 | finished + 1          (varints)
 //! job u8: 0, or 1 and floor + 1 | target | next main | next sub                     (varints)
 //! length and bytes of raftpb.ConfState | length and bytes of the log position | first needed segment
 //! restarts u8: 0 or 1
+//! the running hash: version u8 | known u8: 0, or 1 and hash (8)
+//!     number of former eras | of each: index varint, hash (8)
 //! ```
 //!
 //! The page that holds it has its checksum, so it has none of its own.
 
 use super::compaction::{Compactor, Job};
+use super::results::{Kept, Results};
 use super::settings::Settings;
 use super::{Options, Store};
 use crate::lease::Lessor;
@@ -26,7 +29,9 @@ use prost::Message;
 use proto::raftpb::ConfState;
 use std::fmt;
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
+/// The oldest one that is read.
+const VERSION_MIN: u8 = 1;
 
 /// Where the log stood, in the log's own terms: kept and given back, never interpreted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -49,6 +54,7 @@ struct Content {
     job: Option<Job>,
     conf_state: ConfState,
     log: LogMark,
+    results: Kept,
 }
 
 /// Why a store did not open.
@@ -138,21 +144,22 @@ impl Content {
         put_bytes(&mut out, &self.log.position);
         put_varint(&mut out, self.log.first_needed_segment);
         out.push(u8::from(self.log.restarts));
+        self.results.encode(&mut out);
         out
     }
 
     fn decode(mut input: &[u8]) -> Result<Content, OpenError> {
         let version = input.first().copied().unwrap_or(0);
-        if version != VERSION {
+        if !(VERSION_MIN..=VERSION).contains(&version) {
             return Err(OpenError::Version { found: version });
         }
         input = &input[1..];
-        Content::decode_fields(&mut input)
+        Content::decode_fields(version, &mut input)
             .filter(|_| input.is_empty())
             .ok_or(OpenError::Content)
     }
 
-    fn decode_fields(input: &mut &[u8]) -> Option<Content> {
+    fn decode_fields(version: u8, input: &mut &[u8]) -> Option<Content> {
         let applied_index = take_varint(input)?;
         let applied_term = take_varint(input)?;
         let signed = |input: &mut &[u8]| i64::try_from(take_varint(input)?).ok();
@@ -182,6 +189,10 @@ impl Content {
                 position: Bytes::copy_from_slice(take_bytes(input)?),
                 first_needed_segment: take_varint(input)?,
                 restarts: take_flag(input)?,
+            },
+            results: match version {
+                1 => Kept::default(),
+                _ => Kept::decode(input)?,
             },
         })
     }
@@ -218,6 +229,8 @@ pub(crate) fn imported(contained: Contained, compacted: i64, finished: i64) -> V
         job: None,
         conf_state: contained.conf_state,
         log: LogMark::default(),
+        // Known again from the next era on.
+        results: Kept::default(),
     }
     .encode()
 }
@@ -271,6 +284,7 @@ impl Store {
             job: self.compactor.job(),
             conf_state: self.conf_state.clone(),
             log: self.log.clone(),
+            results: self.results.kept(),
         };
         let content = content.encode();
         // A configuration of a hundred members fits.
@@ -319,6 +333,7 @@ impl Store {
             applied_term: content.applied_term,
             conf_state: content.conf_state,
             log: content.log,
+            results: Results::restore(content.results, content.applied_index),
             settings,
             lessor,
             hub,
@@ -336,6 +351,7 @@ impl Store {
 
 #[cfg(test)]
 mod tests {
+    use super::super::results::ERA_ENTRIES;
     use super::*;
 
     #[test]
@@ -360,12 +376,30 @@ mod tests {
                 first_needed_segment: 12,
                 restarts: true,
             },
+            results: kept_results(),
         };
         let bytes = content.encode();
-        assert_eq!(Content::decode(&bytes), Ok(content));
+        assert_eq!(Content::decode(&bytes), Ok(content.clone()));
         for cut in 0..bytes.len() {
             assert!(Content::decode(&bytes[..cut]).is_err());
         }
         assert_eq!(Content::decode(&[9]), Err(OpenError::Version { found: 9 }));
+
+        // The version before had no running hash.
+        let mut hash = Vec::new();
+        content.results.encode(&mut hash);
+        let mut old = bytes[..bytes.len() - hash.len()].to_vec();
+        old[0] = 1;
+        let opened = Content::decode(&old).unwrap();
+        assert_eq!(opened.results, Kept::default());
+        assert_eq!(opened.log, content.log);
+    }
+
+    fn kept_results() -> Kept {
+        let mut results = Results::default();
+        for index in 1..=3 * ERA_ENTRIES + 5 {
+            results.end(index, 1, 1, -1);
+        }
+        results.kept()
     }
 }

@@ -39,6 +39,7 @@ mod plan;
 pub mod quota;
 mod range_job;
 mod replay;
+pub mod results;
 pub mod settings;
 mod txn;
 pub mod validate;
@@ -144,6 +145,7 @@ pub struct Store {
     lessor: Lessor,
     hub: WatchHub,
     compactor: compaction::Compactor,
+    results: results::Results,
     /// Whether a row was written since the last checkpoint began: then the right edge of `rows` is dirty, hence in
     /// memory, and need not be planned for.
     edge_is_dirty: bool,
@@ -169,6 +171,7 @@ impl Store {
             lessor,
             hub,
             compactor: compaction::Compactor::default(),
+            results: results::Results::default(),
             edge_is_dirty: false,
             scratch: Scratch::default(),
         }
@@ -204,6 +207,16 @@ impl Store {
     /// Index and term of the last applied entry.
     pub fn applied(&self) -> (u64, u64) {
         (self.applied_index, self.applied_term)
+    }
+
+    /// The running hash over everything up to this entry; `None` if it is not applied, or its hash is not known (any more).
+    pub fn result_hash(&self, index: u64) -> Option<u64> {
+        self.results.at(index, self.applied_index)
+    }
+
+    /// The last entry of each former era whose hash is kept, and the hash (see [`results`]).
+    pub fn closed_result_hashes(&self) -> impl DoubleEndedIterator<Item = (u64, u64)> + '_ {
+        self.results.closed()
     }
 
     pub fn lessor(&self) -> &Lessor {

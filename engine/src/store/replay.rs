@@ -215,14 +215,16 @@ impl Store {
             row.clear();
             let size = change.kv.encoded_len();
             encode_row_head(&mut row, change.at, false, version.prev, size);
+            let body_at = row.len();
             change.kv.encode(&mut row);
+            self.results.begin();
+            self.results.change(false, &row[body_at..]);
             let rows = &mut self.trees.rows;
             rows.insert(&mut self.pages, &change.at.to_key(), &row, 1)
                 .expect(PLANNED);
             self.revision = main;
             self.edge_is_dirty = true;
-            self.applied_index += 1;
-            self.applied_term = put.term;
+            self.entry_applied(self.applied_index + 1, put.term);
             self.publish(&[event_of(&change)]);
         }
     }

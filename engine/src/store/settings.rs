@@ -236,6 +236,7 @@ impl Store {
             Ok(AlarmAction::Deactivate) => {
                 if self.settings.alarms.contains_key(&entry) {
                     self.trees.settings.remove(&mut self.pages, &key)?;
+                    self.results.setting(&key, None);
                     self.settings.alarms.remove(&entry);
                 } else {
                     alarms.clear();
@@ -278,7 +279,9 @@ impl Store {
 
     /// Writes one setting, or nothing on a miss.
     pub(super) fn set(&mut self, key: &[u8], value: &[u8]) -> Result<(), Miss> {
-        self.trees.settings.insert(&mut self.pages, key, value, 1)
+        self.trees.settings.insert(&mut self.pages, key, value, 1)?;
+        self.results.setting(key, Some(value));
+        Ok(())
     }
 
     /// Writes one setting and removes another, or nothing on a miss.
@@ -292,6 +295,8 @@ impl Store {
         }
         tree.remove(&mut self.pages, removed).expect(PLANNED);
         tree.insert(&mut self.pages, key, &[], 1).expect(PLANNED);
+        self.results.setting(removed, None);
+        self.results.setting(key, Some(&[]));
         Ok(())
     }
 }

@@ -257,6 +257,11 @@ impl LogFiles {
         &self.path
     }
 
+    /// Where a segment is, for a driver that does its writes itself.
+    pub fn path_of(&self, segment: SegmentId) -> PathBuf {
+        self.segment_path(segment)
+    }
+
     /// Carries out a write of the log in the calling thread; returns once it is durable.
     pub fn write_inline(&self, write: &Write) -> io::Result<()> {
         faults::meet(Point::LogWrite)?;

@@ -43,6 +43,7 @@ pub fn wal_open(data: &[u8]) {
         }),
         first_needed: (how & 8 != 0).then_some(SegmentId(u64::from(how >> 5))),
         applied: 0,
+        skips_older: how & 16 != 0,
     };
     let recovered = match recover(&dir, expect) {
         Ok(recovered) => recovered,
@@ -268,7 +269,7 @@ pub fn wal_mutate(data: &[u8]) {
         identity: Some(ME),
         claim: Some(position),
         first_needed: Some(wal.first_needed(0)),
-        applied: 0,
+        ..Expect::default()
     };
     match recover(&dir, claimed) {
         Ok(recovered) => assert_eq!(recovered.entries, model, "something claimed was cut off"),

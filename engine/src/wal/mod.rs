@@ -52,7 +52,7 @@ pub use dir::{LogDir, MemoryDir, SegmentFile};
 pub use dump::dump;
 pub use failure::{AppendError, WalFailed};
 pub use fuzzing::{wal_mutate, wal_open};
-pub use probe::{probe, Probe};
+pub use probe::{probe, probe_once, Probe};
 pub use read::{ReadError, ReadJob};
 pub use record::{BadRecord, Mark, Record, Records};
 pub use recover::{recover, recover_while, Expect, RecoverError, Recovered, Report, Tail, Walked};

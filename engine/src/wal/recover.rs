@@ -39,6 +39,9 @@ pub struct Expect {
     pub first_needed: Option<SegmentId>,
     /// Last entry that the tree holds: only later ones are returned.
     pub applied: u64,
+    /// Nobody wants entries from segments before the first needed one: these are not read, which saves the time. They stay
+    /// part of the log, for a fall back to the older meta page, until they are released.
+    pub skips_older: bool,
 }
 
 /// How the log ended.
@@ -128,7 +131,7 @@ pub fn recover(dir: &dyn LogDir, expect: Expect) -> Result<Recovered, RecoverErr
 /// of batches held: once at most, and in vain if the log is then refused.
 pub fn recover_while(
     dir: &dyn LogDir,
-    expect: Expect,
+    mut expect: Expect,
     meanwhile: impl FnOnce(Walked<'_>),
 ) -> Result<Recovered, RecoverError> {
     let mut meanwhile = Some(meanwhile);
@@ -142,6 +145,10 @@ pub fn recover_while(
             Ok(mut recovered) => {
                 recovered.notes = notes;
                 return Ok(recovered);
+            }
+            // An older one may have what is missing.
+            Err(RecoverError::MissingEntries { .. }) if expect.skips_older => {
+                expect.skips_older = false;
             }
             // An older segment is kept for followers only; they get a snapshot instead.
             Err(error) => match error
@@ -163,12 +170,16 @@ pub fn recover_while(
 fn recover_surveyed(
     dir: &dyn LogDir,
     expect: &Expect,
-    survey: Surveyed,
+    mut survey: Surveyed,
     notes: &mut Vec<String>,
     meanwhile: &mut Option<impl FnOnce(Walked<'_>)>,
 ) -> Result<Recovered, RecoverError> {
     let Some(identity) = survey.identity else {
         return Ok(fresh(survey.released));
+    };
+    let skipped = match expect.skips_older {
+        true => skip_older(dir, expect, &mut survey, notes),
+        false => Vec::new(),
     };
     let longest = survey
         .segments
@@ -235,6 +246,8 @@ fn recover_surveyed(
         .map(|s| s.into_segment(&found.segments))
         .collect();
     let spares = live.split_off(last.map_or(0, |i| i + 1));
+    let skipped = skipped.into_iter().map(|found| found.into_segment(&[]));
+    live.splice(..0, skipped);
     let claimed = expect.claim.map_or(0, |claim| claim.batch);
     let tail = Tail {
         identity: Some(identity),
@@ -254,6 +267,31 @@ fn recover_surveyed(
         marks: Marks::default(),
     };
     Ok(complete(found, tail, report))
+}
+
+/// Takes the segments out that are older than the first needed one. One that is not usable is given up with all before it.
+fn skip_older(
+    dir: &dyn LogDir,
+    expect: &Expect,
+    survey: &mut Surveyed,
+    notes: &mut Vec<String>,
+) -> Vec<Found> {
+    let older = |found: &Found| Some(found.id) < expect.first_needed;
+    let count = survey.segments.iter().take_while(|found| older(found));
+    // One must be left to begin with.
+    let count = count.count().min(survey.segments.len() - 1);
+    let mut skipped: Vec<Found> = survey.segments.drain(..count).collect();
+    if let Some(at) = skipped.iter().rposition(|found| found.problem.is_some()) {
+        let error = survey::unusable(dir, &skipped[at]);
+        notes.push(format!(
+            "{error}; no longer needed, given up with all before it"
+        ));
+        let given_up = skipped.drain(..=at);
+        survey
+            .released
+            .extend(given_up.map(|found| (found.id, found.file_bytes())));
+    }
+    skipped
 }
 
 /// The segments that hold batches, up to `last`, and those prepared behind them that can be used.

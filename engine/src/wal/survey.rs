@@ -71,6 +71,10 @@ impl Found {
         self.file_blocks
     }
 
+    pub fn file_bytes(&self) -> u64 {
+        u64::from(self.file_blocks) * BLOCK_BYTES as u64
+    }
+
     pub fn into_segment(self, facts: &[SegmentFacts]) -> Segment {
         // Only segments with a header are kept.
         let (header, header_crc) = self.header.expect("a segment in use has a header");

@@ -180,9 +180,9 @@ fn write_all(shared: &Shared, files: &LogFiles) {
             buf: write.buf,
         });
         if state.waiting {
+            // It takes the completion itself; the waker stays for those that it does not wait for.
             shared.finished.notify_one();
-        }
-        if let Some(waker) = state.waker.take() {
+        } else if let Some(waker) = state.waker.take() {
             drop(state);
             waker.wake();
             state = shared.lock();

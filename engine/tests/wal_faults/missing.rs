@@ -142,3 +142,39 @@ fn an_unreadable_segment_below_what_the_tree_needs_costs_only_old_entries() {
         }
     }
 }
+
+#[test]
+fn older_segments_that_nobody_reads_stay_and_are_read_where_the_tree_names_too_late_a_one() {
+    let log = log_of_segments();
+    let meta = Expect {
+        skips_older: true,
+        ..log.meta(10)
+    };
+    let needed = meta.first_needed.expect("a segment");
+    let mut image = log.disk.files.clone();
+    let file = std::sync::Arc::make_mut(image.get_mut(&SegmentId(1)).expect("the segment"));
+    file[4096 + 200] ^= 1;
+    let recovered = open(&image, meta).expect("nothing of the damaged segment is read");
+    assert_eq!((recovered.entries.len(), recovered.last_index), (4, 14));
+    assert!(recovered.notes.is_empty(), "{:?}", recovered.notes);
+    // The log goes on, and no segment was given up.
+    let mut log = Small::reopen(image, log.segment_bytes, 8, meta);
+    let ids: Vec<_> = log.wal.segment_ids().collect();
+    assert_eq!(ids[0], SegmentId(1));
+    assert_eq!(log.wal.first_needed(0), SegmentId(1));
+    log.wal.release(needed);
+    for _ in 0..12 {
+        log.write(50);
+    }
+    let recovered = open(&log.disk.files, meta).expect("opens");
+    assert_eq!(recovered.last_index, 26);
+
+    let log = log_of_segments();
+    let too_late = Expect {
+        first_needed: Some(SegmentId(needed.0 + 1)),
+        claim: None,
+        ..meta
+    };
+    let recovered = open(&log.disk.files, too_late).expect("the one before has it");
+    assert_eq!(recovered.entries.len(), 4);
+}

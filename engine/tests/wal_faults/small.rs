@@ -140,6 +140,7 @@ impl Small {
             claim: Some(self.wal.position()),
             first_needed: Some(self.wal.first_needed(applied)),
             applied,
+            ..Expect::default()
         }
     }
 }

@@ -134,6 +134,14 @@ impl Meta {
             claim: Some(self.claim),
             first_needed: (self.first_needed > SegmentId(0)).then_some(self.first_needed),
             applied: self.applied,
+            skips_older: false,
+        }
+    }
+
+    fn expect_skipping(&self) -> Expect {
+        Expect {
+            skips_older: true,
+            ..self.expect()
         }
     }
 }
@@ -355,9 +363,23 @@ impl World {
     pub fn check_image(&self, image: &Image) -> Result<Recovered, String> {
         let dir = ImageDir::new(image);
         let newer = self.check_opened(recover(&dir, self.metas[0].expect()), &self.metas[0])?;
-        // The older one costs as much and seldom differs.
-        if mix(image.len() as u64, newer.batches + newer.last_index) % 4 == 0 {
-            self.check_opened(recover(&dir, self.metas[1].expect()), &self.metas[1])?;
+        // The others cost as much and seldom differ.
+        match mix(image.len() as u64, newer.batches + newer.last_index) % 8 {
+            0 | 1 => {
+                self.check_opened(recover(&dir, self.metas[1].expect()), &self.metas[1])?;
+            }
+            2 | 3 => {
+                let opened = recover(&dir, self.metas[0].expect_skipping());
+                let skipping = self.check_opened(opened, &self.metas[0])?;
+                if skipping.position != newer.position {
+                    return Err(format!(
+                        "the log ends at {:?}, and at {:?} if older segments are not read",
+                        newer.position, skipping.position
+                    ));
+                }
+                return Ok(skipping);
+            }
+            _ => {}
         }
         Ok(newer)
     }

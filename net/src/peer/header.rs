@@ -16,7 +16,7 @@ pub const SNAPSHOT_PLACE: &str = "X-Ringd-Snapshot-Offset";
 /// Why a member is refused that is not what it was.
 pub const REFUSED: &str = "X-Ringd-Refused";
 
-const CAPABLE: &str = "crc32, snapshot";
+const CAPABLE: &str = "crc32, snapshot, results";
 const STANDING: &str = "began=";
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 /// The oldest members that are spoken to, and what one is that does not say.
@@ -159,6 +159,8 @@ pub struct Remote {
     pub checksums: bool,
     /// Snapshots of ringd's own kind.
     pub snapshots: bool,
+    /// It compares what the log came to.
+    pub results: bool,
 }
 
 impl Remote {
@@ -174,6 +176,7 @@ impl Remote {
                 .collect(),
             checksums: headers.has_token(CAPABILITIES, "crc32"),
             snapshots: headers.has_token(CAPABILITIES, "snapshot"),
+            results: headers.has_token(CAPABILITIES, "results"),
         }
     }
 }
@@ -267,7 +270,7 @@ mod tests {
             remote.peer_urls,
             ["http://127.0.0.1:1", "http://127.0.0.2:1"]
         );
-        assert!(remote.checksums && remote.snapshots);
+        assert!(remote.checksums && remote.snapshots && remote.results);
         assert_eq!(Standing::of(&sent), local().standing);
         for bad in [
             "crc32",

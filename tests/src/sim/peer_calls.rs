@@ -18,6 +18,7 @@ pub fn request(ask: PeerAsk) -> Option<Request> {
         }
         PeerAsk::Promote(id) => PeerRequest::Promote { id },
         PeerAsk::Version => PeerRequest::Version,
+        PeerAsk::Results(body) => PeerRequest::Results(body),
     }))
 }
 

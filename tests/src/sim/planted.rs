@@ -40,7 +40,7 @@ mod on {
         Shell(Shell),
     }
 
-    pub const ALL: [Plant; 21] = [
+    pub const ALL: [Plant; 22] = [
         Plant::Raft(InRaft::VoteUndurable),
         Plant::Raft(InRaft::VoteTwice),
         Plant::Raft(InRaft::AckUndurable),
@@ -61,6 +61,7 @@ mod on {
         Plant::Member(InMember::InstallOvertaken),
         Plant::Member(InMember::TransfersOverlap),
         Plant::Member(InMember::EvictAtOnce),
+        Plant::Member(InMember::ApplyOtherwise),
         Plant::Shell(Shell::DirSyncForgotten),
     ];
 

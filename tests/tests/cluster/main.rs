@@ -5,6 +5,7 @@
 //! `RINGD_PARTITION_CYCLES` make the repeated ones longer. `RINGD_TEST_SERVER=/path/to/etcd` runs the same against etcd.
 
 mod clients;
+mod divergence;
 mod growing;
 mod membership;
 mod partitions;

@@ -1,30 +1,27 @@
 //! One HTTP/1.1 GET at a time over a blocking socket: what a member asks of others before its executor runs.
 
 use crate::config::Url;
+use net::http1::{Client, ClientError, ClientEvent, Headers};
 use std::{
     io::{self, Read, Write},
     net::{SocketAddr, TcpStream, ToSocketAddrs},
     time::{Duration, Instant},
 };
 
-/// Largest response that is taken.
-const RESPONSE_BYTES_MAX: usize = 8 << 20;
-const HEADERS_MAX: usize = 64;
+/// Largest body that is taken.
+const BODY_BYTES_MAX: usize = 8 << 20;
 
+#[derive(Default)]
 pub struct Response {
     pub status: u16,
     pub body: Vec<u8>,
-    headers: Vec<(String, String)>,
+    headers: Headers,
 }
 
 impl Response {
     /// The value of a header; its name in any case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        let found = |(known, _): &&(String, String)| known.eq_ignore_ascii_case(name);
-        self.headers
-            .iter()
-            .find(found)
-            .map(|(_, value)| value.as_str())
+        self.headers.get(name)
     }
 }
 
@@ -37,24 +34,50 @@ pub fn get(url: &Url, path: &str, patience: Duration) -> io::Result<Response> {
     let end = Instant::now() + patience;
     let mut socket = connect(url, end)?;
     socket.set_write_timeout(Some(left(end)?))?;
+    let mut client = Client::default();
     let host = url.address();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
-    socket.write_all(request.as_bytes())?;
-    let mut bytes = Vec::new();
+    client.request("GET", path, host, &[("Connection", "close")], None);
+    socket.write_all(client.output().bytes())?;
+    let mut response = Response::default();
     let mut buffer = [0; 16 << 10];
     loop {
         socket.set_read_timeout(Some(left(end)?))?;
-        match socket.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(count) => bytes.extend_from_slice(&buffer[..count]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-        if bytes.len() > RESPONSE_BYTES_MAX {
-            return Err(io::Error::other("the response is too large"));
+        let count = match socket.read(&mut buffer) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            read => read?,
+        };
+        if take(&mut client, &buffer[..count], &mut response)? {
+            return Ok(response);
         }
     }
-    parse(&bytes).ok_or_else(|| io::Error::other("the response is no HTTP/1.1"))
+}
+
+/// Takes what was read, nothing at the end of the input; true once the response is complete.
+fn take(client: &mut Client, bytes: &[u8], response: &mut Response) -> io::Result<bool> {
+    let refused = |error| match error {
+        ClientError::Malformed => io::Error::other("the response is no HTTP/1.1"),
+        ClientError::Incomplete => io::Error::other("the response is cut off"),
+    };
+    client.receive(bytes);
+    while let Some(event) = client.next().map_err(refused)? {
+        match event {
+            ClientEvent::Head(head) => {
+                (response.status, response.headers) = (head.status, head.headers);
+            }
+            ClientEvent::Data(data) if response.body.len() + data.len() > BODY_BYTES_MAX => {
+                return Err(io::Error::other("the response is too large"));
+            }
+            ClientEvent::Data(data) => response.body.extend_from_slice(data),
+            ClientEvent::End => return Ok(true),
+        }
+    }
+    if bytes.is_empty() {
+        return match client.end_of_input().map_err(refused)? {
+            true => Ok(true),
+            false => Err(refused(ClientError::Incomplete)),
+        };
+    }
+    Ok(false)
 }
 
 fn connect(url: &Url, end: Instant) -> io::Result<TcpStream> {
@@ -77,64 +100,37 @@ fn left(end: Instant) -> io::Result<Duration> {
     }
 }
 
-fn parse(bytes: &[u8]) -> Option<Response> {
-    let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut head = httparse::Response::new(&mut headers);
-    let httparse::Status::Complete(at) = head.parse(bytes).ok()? else {
-        return None;
-    };
-    let mut response = Response {
-        status: head.code?,
-        body: Vec::new(),
-        headers: head
-            .headers
-            .iter()
-            .map(|header| {
-                let value = String::from_utf8_lossy(header.value).into_owned();
-                (header.name.to_string(), value)
-            })
-            .collect(),
-    };
-    let rest = &bytes[at..];
-    response.body = match response.header("transfer-encoding") {
-        Some(coding) if coding.eq_ignore_ascii_case("chunked") => unchunk(rest)?,
-        _ => match response.header("content-length") {
-            Some(length) => rest.get(..length.parse().ok()?)?.to_vec(),
-            None => rest.to_vec(),
-        },
-    };
-    Some(response)
-}
-
-fn unchunk(mut bytes: &[u8]) -> Option<Vec<u8>> {
-    let mut body = Vec::new();
-    loop {
-        let httparse::Status::Complete((at, size)) = httparse::parse_chunk_size(bytes).ok()? else {
-            return None;
-        };
-        if size == 0 {
-            return Some(body);
-        }
-        let end = at.checked_add(usize::try_from(size).ok()?)?;
-        body.extend_from_slice(bytes.get(at..end)?);
-        bytes = bytes.get(end.checked_add(2)?..)?;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The response to a request, read in two pieces.
+    fn parse(text: &str, cut: usize) -> io::Result<Response> {
+        let mut client = Client::default();
+        client.request("GET", "/", "host", &[], None);
+        let mut response = Response::default();
+        let (one, two) = text.as_bytes().split_at(cut);
+        for piece in [one, two, &[]].into_iter().filter(|p| !p.is_empty()) {
+            if take(&mut client, piece, &mut response)? {
+                return Ok(response);
+            }
+        }
+        take(&mut client, &[], &mut response).map(|_| response)
+    }
+
     #[test]
     fn bodies_by_length_by_chunks_and_to_the_end() {
-        let body = |text: &str| parse(text.as_bytes()).map(|response| response.body);
-        let counted = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nabc";
-        assert_eq!(body(counted).as_deref(), Some(&b"ab"[..]));
-        let chunked =
-            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n";
-        assert_eq!(body(chunked).as_deref(), Some(&b"abcd"[..]));
-        let open = "HTTP/1.1 404 Not Found\r\n\r\nnothing";
-        assert_eq!(body(open).as_deref(), Some(&b"nothing"[..]));
+        for (text, body) in [
+            ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nab", "ab"),
+            ("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n1\r\nd\r\n0\r\n\r\n", "abcd"),
+            ("HTTP/1.1 404 Not Found\r\n\r\nnothing", "nothing"),
+        ] {
+            for cut in 0..text.len() {
+                let response = parse(text, cut).expect("a response");
+                assert_eq!(response.body, body.as_bytes(), "{text:?} cut at {cut}");
+                assert_eq!(response.status, text[9..12].parse::<u16>().expect("a status"));
+            }
+        }
     }
 
     #[test]
@@ -146,7 +142,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nab",
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nffffffffffffffff\r\nab",
         ] {
-            assert!(parse(text.as_bytes()).is_none(), "{text:?}");
+            assert!(parse(text, 0).is_err(), "{text:?}");
         }
     }
 }

@@ -5,6 +5,7 @@ use super::{
     read::encode,
     Effect, Introduction, Member,
 };
+use crate::planted::{planted, Fault};
 use crate::status::Status;
 use bytes::Bytes;
 use engine::{
@@ -86,10 +87,7 @@ impl Member {
 
     fn apply_own(&mut self, proposal: Proposal, now_ns: u64) -> Result<(), Miss> {
         let (index, term) = (proposal.index, proposal.term);
-        match self
-            .store
-            .apply(index, term, Some(&proposal.request), now_ns)
-        {
+        match self.apply_to_store(index, term, Some(&proposal.request), now_ns) {
             Err(ApplyError::Miss(miss)) => {
                 self.proposals.put_back(proposal);
                 Err(miss)
@@ -110,6 +108,32 @@ impl Member {
         }
     }
 
+    fn apply_to_store(
+        &mut self,
+        index: u64,
+        term: u64,
+        request: Option<&InternalRaftRequest>,
+        now_ns: u64,
+    ) -> Result<Applied, ApplyError> {
+        if planted(Fault::ApplyOtherwise) {
+            let other = request.and_then(|request| self.otherwise(index, request));
+            if let Some(other) = other {
+                return self.store.apply(index, term, Some(&other), now_ns);
+            }
+        }
+        self.store.apply(index, term, request, now_ns)
+    }
+
+    /// What the planted bug makes of an entry, if it is its turn.
+    fn otherwise(&self, index: u64, request: &InternalRaftRequest) -> Option<InternalRaftRequest> {
+        let first = self.store.members().map(|member| member.id).next();
+        let is_due = first == Some(self.config.member_id) && index % 50 == 0;
+        let mut other = request.clone();
+        let put = other.put.as_mut().filter(|_| is_due)?;
+        put.value = Bytes::from_static(b"otherwise");
+        Some(other)
+    }
+
     /// An entry that nobody here waits for: another member's, or one from before a restart.
     fn apply_foreign(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Miss> {
         let (index, term) = (entry.index(), entry.term());
@@ -126,7 +150,7 @@ impl Member {
             Payload::Nothing => None,
             Payload::Request(request) => Some(&**request),
         };
-        match self.store.apply(index, term, request, now_ns) {
+        match self.apply_to_store(index, term, request, now_ns) {
             Err(ApplyError::Miss(miss)) => return Err(miss),
             Err(ApplyError::Fatal(fatal)) => self.halt(fatal.to_string()),
             Ok(applied) => match request {

@@ -136,7 +136,7 @@ impl Member {
         let (applied, _) = self.store.applied();
         let wanted = self
             .wal
-            .first_needed(applied.saturating_sub(RETAINED_ENTRIES) + 1);
+            .first_needed(applied.saturating_sub(RETAINED_ENTRIES));
         let most = SegmentId(needed.0.saturating_sub(RETAINED_SEGMENTS_MAX));
         let kept = match self.snapshots.log_wanted() {
             Some(index) => self.wal.first_needed(index),
@@ -207,7 +207,7 @@ impl Member {
         if !due || is_ahead {
             return;
         }
-        let first_needed = self.wal.first_needed(applied + 1);
+        let first_needed = self.wal.first_needed(applied);
         let position = self.wal.position();
         let mark = LogMark {
             position: position.to_bytes().to_vec().into(),
@@ -242,7 +242,7 @@ impl Member {
         let (applied, _) = self.store.applied();
         let oldest = self.wal.segment_ids().next();
         self.wal.disk_full()
-            && oldest < Some(self.retained(self.wal.first_needed(applied + 1)))
+            && oldest < Some(self.retained(self.wal.first_needed(applied)))
             && self.wal.durable_index() >= applied
     }
 

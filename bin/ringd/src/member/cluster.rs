@@ -155,6 +155,7 @@ impl Member {
     pub(super) fn connected(&mut self, peer: u64, connected: bool, now_ns: u64) {
         if connected {
             self.cluster.connected.entry(peer).or_insert(now_ns);
+            self.comparison.connected(peer);
             self.advance_election(now_ns);
         } else {
             self.cluster.connected.remove(&peer);

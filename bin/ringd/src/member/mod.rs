@@ -16,6 +16,7 @@ mod background;
 mod checkpoint;
 mod cluster;
 mod defragment;
+mod divergence;
 mod forward;
 mod large_range;
 mod lease;
@@ -352,6 +353,7 @@ pub struct Member {
     leases: lease::Leases,
     cluster: cluster::Cluster,
     changes: membership::Changes,
+    comparison: divergence::Comparison,
     forwarded: forward::Forwarded,
     versions: peer_port::Versions,
     last_ask: u64,
@@ -415,6 +417,7 @@ impl Member {
             leases: lease::Leases::default(),
             cluster: cluster::Cluster::default(),
             changes: membership::Changes::default(),
+            comparison: divergence::Comparison::default(),
             forwarded: forward::Forwarded::default(),
             versions: peer_port::Versions::default(),
             last_ask: 0,
@@ -538,6 +541,7 @@ impl Member {
                 break;
             }
         }
+        self.compare_applied(now_ns);
         self.keep_promises();
         self.introduce(now_ns);
         let tried_again = self.run_reads(now_ns);
@@ -670,6 +674,7 @@ impl Member {
         self.cluster_timers(now_ns);
         self.retry_lease_calls(now_ns);
         self.compare_versions(now_ns);
+        self.compare_results(now_ns);
         self.wal.on_timer(now_ns);
         self.expire_leases(now_ns);
         self.watch_timer(now_ns);

@@ -49,6 +49,7 @@ impl Member {
                 self.reply(call, Ok(body.into()));
             }
             PeerRequest::HashKv { revision } => self.hash_kv(call, revision),
+            PeerRequest::Results(body) => self.results_told(call, &body, now_ns),
             PeerRequest::Promote { id } => {
                 if let Err(status) = self.member_promote(call, id, now_ns) {
                     self.reply(call, Err(status));
@@ -109,7 +110,9 @@ impl Member {
     }
 
     pub(super) fn peer_answered(&mut self, ask: u64, result: Result<Bytes, PeerFailure>) {
-        let known = self.lease_answered(ask, &result) || self.promotion_answered(ask, &result);
+        let known = self.lease_answered(ask, &result)
+            || self.promotion_answered(ask, &result)
+            || self.results_answered(ask, result.as_ref().ok());
         if !known {
             self.version_answered(ask, result);
         }

@@ -272,10 +272,14 @@ impl Member {
         }
     }
 
-    /// Whether the alarm was proposed. If not, what brought it about comes again.
     fn raise(&mut self, kind: pb::AlarmType) -> bool {
+        self.raise_for(self.config.member_id, kind)
+    }
+
+    /// Whether the alarm was proposed. If not, what brought it about comes again.
+    pub(super) fn raise_for(&mut self, member_id: u64, kind: pb::AlarmType) -> bool {
         let mut alarm = pb::AlarmRequest {
-            member_id: self.config.member_id,
+            member_id,
             ..Default::default()
         };
         alarm.set_action(pb::alarm_request::AlarmAction::Activate);

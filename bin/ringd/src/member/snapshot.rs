@@ -555,6 +555,7 @@ impl Member {
         self.proposals.drop_through(index, &mut lost);
         self.lose(lost);
         self.reset_background();
+        self.comparison.begin_anew();
         self.reads.pages_arrived();
         self.checkpoints.begin_anew();
         self.effects.push(Effect::MembersChanged);

@@ -287,7 +287,9 @@ impl Transport {
             return; // not an answer to a Raft request
         }
         if let Some(peer) = self.peers.get_mut(&id) {
-            peer.learn_software(Remote::of(headers).snapshots);
+            let remote = Remote::of(headers);
+            peer.learn_software(remote.snapshots);
+            peer.compares = remote.results;
         }
     }
 }

@@ -7,6 +7,7 @@ use super::{
     connection::{End, Lost},
     outbound::{Outbound, Work},
     peer::Peer,
+    routes::RESULTS_PATH,
     types::{PeerAsk, PeerFailure},
     Transport,
 };
@@ -111,6 +112,7 @@ impl Exchange {
                 PeerAsk::TimeToLive(_) => "/leases/internal".into(),
                 PeerAsk::Promote(id) => format!("/members/promote/{id}"),
                 PeerAsk::Version => "/version".into(),
+                PeerAsk::Results(_) => RESULTS_PATH.into(),
             },
         }
     }
@@ -120,7 +122,9 @@ impl Exchange {
             Exchange::Post { body } | Exchange::Piece { body, .. } => Some(body),
             Exchange::Probe { .. } | Exchange::Database { .. } => None,
             Exchange::Ask { request, .. } => match request {
-                PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) => Some(body),
+                PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) | PeerAsk::Results(body) => {
+                    Some(body)
+                }
                 PeerAsk::Promote(_) => Some(&[]),
                 PeerAsk::Version => None,
             },
@@ -210,8 +214,12 @@ impl Transport {
     /// Asks another member.
     pub fn ask(&mut self, ask: u64, id: u64, request: PeerAsk, now_ns: u64) {
         let deadline_ns = now_ns + self.config.request_timeout_ns;
-        let has_room =
-            |peer: &&mut Peer| peer.url_count() > 0 && peer.queues.asks.len() < ASKS_QUEUED_MAX;
+        let is_strange = matches!(request, PeerAsk::Results(_));
+        let has_room = |peer: &&mut Peer| {
+            peer.url_count() > 0
+                && peer.queues.asks.len() < ASKS_QUEUED_MAX
+                && (peer.compares || !is_strange)
+        };
         let Some(peer) = self.peers.get_mut(&id).filter(has_room) else {
             return self.ask_failed(ask);
         };

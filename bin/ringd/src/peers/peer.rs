@@ -40,6 +40,8 @@ pub struct Peer {
     /// When a stream from this member was lost, until it is known why.
     pub lost_ns: Option<u64>,
     pub software: Software,
+    /// It compares results of the log.
+    pub compares: bool,
     readers: [Reader; 2],
     /// The connections by which it receives.
     writers: [Option<u32>; 2],
@@ -61,6 +63,7 @@ impl Peer {
             refused: 0,
             lost_ns: None,
             software: Software::Unknown,
+            compares: false,
             readers: Default::default(),
             writers: [None; 2],
             queues: Queues::default(),

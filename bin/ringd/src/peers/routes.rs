@@ -68,7 +68,11 @@ pub enum Route<'a> {
     DowngradeEnabled,
     KeepAlive,
     TimeToLive,
+    Results,
 }
+
+/// Where ringd members compare results. etcd has nothing there, and is not asked.
+pub const RESULTS_PATH: &str = "/ringd/results";
 
 impl<'a> Route<'a> {
     pub fn of(path: &'a str) -> Option<Route<'a>> {
@@ -82,6 +86,7 @@ impl<'a> Route<'a> {
             "/downgrade/enabled" => Route::DowngradeEnabled,
             "/leases" => Route::KeepAlive,
             "/leases/internal" => Route::TimeToLive,
+            RESULTS_PATH => Route::Results,
             path => match path.strip_prefix("/raft/stream/") {
                 Some(rest) => Route::Stream(rest),
                 None => Route::Promote(path.strip_prefix("/members/promote/")?),
@@ -96,13 +101,18 @@ impl<'a> Route<'a> {
             | Route::Snapshot
             | Route::Promote(_)
             | Route::KeepAlive
-            | Route::TimeToLive => Some("POST"),
+            | Route::TimeToLive
+            | Route::Results => Some("POST"),
             _ => Some("GET"),
         }
     }
 
+    /// Whether the sender has to be of this cluster, and what it was.
     pub fn is_raft(self) -> bool {
-        matches!(self, Route::Message | Route::Snapshot | Route::Stream(_))
+        matches!(
+            self,
+            Route::Message | Route::Snapshot | Route::Stream(_) | Route::Results
+        )
     }
 
     fn wrong_method(self, allowed: &str) -> Answer {
@@ -178,6 +188,7 @@ pub enum Call {
     KeepAlive,
     TimeToLive,
     Promote,
+    Results,
 }
 
 impl Call {
@@ -187,7 +198,7 @@ impl Call {
             Err(status) => self.failed(&status),
         };
         let with_cluster = match self {
-            Call::Version | Call::KeepAlive | Call::TimeToLive => false,
+            Call::Version | Call::KeepAlive | Call::TimeToLive | Call::Results => false,
             Call::HashKv => answer.status == 200,
             Call::Members | Call::DowngradeEnabled | Call::Promote => true,
         };
@@ -205,7 +216,7 @@ impl Call {
                 Answer::of("application/json", line.into())
             }
             Call::Version | Call::HashKv => Answer::of("application/json", body),
-            Call::DowngradeEnabled => Answer::of("text/plain", body),
+            Call::DowngradeEnabled | Call::Results => Answer::of("text/plain", body),
             Call::KeepAlive | Call::TimeToLive => Answer::of("application/protobuf", body),
         }
     }
@@ -238,7 +249,7 @@ impl Call {
             Call::DowngradeEnabled => {
                 Answer::error(500, &format!("failed linearized read: {}", status.message))
             }
-            Call::Members | Call::Version => Answer::error(500, &status.message),
+            Call::Members | Call::Version | Call::Results => Answer::error(500, &status.message),
         }
     }
 }

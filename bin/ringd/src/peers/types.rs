@@ -21,6 +21,8 @@ pub enum PeerAsk {
     Promote(u64),
     /// The versions of the server and of its cluster, as JSON.
     Version,
+    /// This member's hashes of applied entries, for the other one's. For ringd members only.
+    Results(Bytes),
 }
 
 /// Why a request to another member came to nothing.

@@ -444,6 +444,10 @@ fn encode_peer_request(request: &PeerRequest, out: &mut Writer) {
             out.u8(7);
             out.u64(*id);
         }
+        PeerRequest::Results(body) => {
+            out.u8(8);
+            out.bytes(body);
+        }
     }
 }
 
@@ -458,6 +462,7 @@ fn decode_peer_request(r: &mut Reader<'_>) -> Result<PeerRequest, Malformed> {
         5 => PeerRequest::KeepAlive(r.message()?),
         6 => PeerRequest::TimeToLive(r.message()?),
         7 => PeerRequest::Promote { id: r.u64()? },
+        8 => PeerRequest::Results(r.bytes()?.to_vec().into()),
         _ => return Err(Malformed("a question of unknown kind")),
     })
 }

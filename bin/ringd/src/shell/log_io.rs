@@ -1,9 +1,10 @@
 //! How log writes reach the device: through writer threads, for which the executor waits a moment when it has nothing else
 //! to do. It never waits for long: a device that hangs holds up what has to be durable, and nothing else.
 
+use super::ring::RingWriter;
 use crate::member::Input;
 use engine::page::is_disk_full;
-use engine::wal::{driver::LogFiles, probe, Completion, Probe, Write, WriterThreads};
+use engine::wal::{driver::LogFiles, probe_once, Completion, Probe, Write, WriterThreads};
 use std::{io, sync::Arc, task::Context, time::Duration};
 
 /// Writer threads: as many writes as the log has in flight.
@@ -23,11 +24,15 @@ pub enum WalIo {
     Thread,
     /// A single member writes on the executor itself, and stands still when the device does.
     Inline,
+    /// Through the executor's ring.
+    Ring,
 }
 
 pub struct LogIo {
     files: Arc<LogFiles>,
     threads: WriterThreads,
+    /// In the mode of that name.
+    ring: Option<RingWriter>,
     mode: WalIo,
     /// Writes that are still not waited for after a slow one.
     penalty: u32,
@@ -35,23 +40,31 @@ pub struct LogIo {
 }
 
 impl LogIo {
-    /// Starts the writer threads; in `auto` mode measures the directory first.
+    /// Starts the writer threads; in `auto` mode the directory is measured first, unless an earlier start found it fast.
     pub fn start(mode: WalIo, files: Arc<LogFiles>) -> io::Result<(LogIo, Option<Probe>)> {
+        let is_fast = |found: &Probe| found.inline_p999_ns <= WAIT_P999_NS_MAX;
         let measured = match mode {
-            WalIo::Auto => match probe(&files) {
+            WalIo::Auto => match probe_once(&files, is_fast) {
                 // Nothing is known then, and threads do no harm.
                 Err(error) if is_disk_full(&error) => None,
                 found => Some(found?),
             },
-            WalIo::Thread | WalIo::Inline => None,
+            WalIo::Thread | WalIo::Inline | WalIo::Ring => None,
         };
+        if mode == WalIo::Ring && !files.is_direct() {
+            let path = files.path().display();
+            return Err(io::Error::other(format!(
+                "--wal-io=ring needs a file system with direct I/O, which {path} is not on: choose auto, thread or inline"
+            )));
+        }
         let mode = match measured {
             None if mode == WalIo::Auto => WalIo::Thread,
-            Some(found) if found.inline_p999_ns > WAIT_P999_NS_MAX => WalIo::Thread,
+            Some(found) if !is_fast(&found) => WalIo::Thread,
             _ => mode,
         };
         let log = LogIo {
             threads: WriterThreads::start(files.clone(), WRITERS)?,
+            ring: (mode == WalIo::Ring).then(|| RingWriter::new(files.clone())),
             files,
             mode,
             penalty: 0,
@@ -72,6 +85,9 @@ impl LogIo {
             });
             return;
         }
+        if let Some(ring) = &self.ring {
+            return ring.submit(write);
+        }
         self.threads.submit(write);
         let waits = may_wait && alone && self.mode == WalIo::Auto && self.penalty == 0;
         self.penalty = self.penalty.saturating_sub(1);
@@ -89,6 +105,9 @@ impl LogIo {
 
     /// Moves the completions of the threads to `inputs`; without any, remembers whom to wake.
     pub fn poll(&mut self, context: &mut Context<'_>, inputs: &mut Vec<Input>) {
+        if let Some(ring) = &self.ring {
+            ring.poll(context, &mut self.completions);
+        }
         // Ready or not, what counts is what arrived.
         let _ = self
             .threads
@@ -97,6 +116,9 @@ impl LogIo {
     }
 
     pub fn take(&mut self, inputs: &mut Vec<Input>) {
+        if let Some(ring) = &self.ring {
+            ring.take(&mut self.completions);
+        }
         self.threads.take_completions(&mut self.completions);
         self.convert(inputs);
     }

@@ -10,6 +10,7 @@ mod mailbox;
 mod pace;
 mod peers;
 mod pool;
+mod ring;
 
 use crate::{
     member::Input,

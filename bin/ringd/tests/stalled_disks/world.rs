@@ -452,6 +452,7 @@ impl World {
                 PeerRequest::KeepAlive(pb::LeaseKeepAliveRequest::decode(body).expect("encoded"))
             }
             PeerAsk::Version => PeerRequest::Version,
+            PeerAsk::Results(body) => PeerRequest::Results(body),
             _ => panic!("nothing else is asked here"),
         };
         self.calls += 1;
