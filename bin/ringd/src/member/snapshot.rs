@@ -7,7 +7,7 @@
 //!
 //! Bounds: one transfer to each member, one that comes in, and an age and a number of bytes that a pin may hold back.
 
-use super::{Effect, Member, SnapshotFormat};
+use super::{backup::NO_PEER, Effect, Member, SnapshotFormat};
 use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use engine::{
@@ -23,9 +23,9 @@ use proto::raftpb::{Entry, HardState, Message, Snapshot, SnapshotMetadata};
 use std::{collections::BTreeMap, io, sync::Arc};
 
 /// A transfer that takes longer is given up.
-const PIN_AGE_MAX_NS: u64 = 3_600_000_000_000;
+pub(super) const PIN_AGE_MAX_NS: u64 = 3_600_000_000_000;
 /// So is one that keeps so many bytes of replaced pages from being used again, or half of the file if that is more.
-const PIN_BYTES_MAX: u64 = 1 << 30;
+pub(super) const PIN_BYTES_MAX: u64 = 1 << 30;
 /// The log is kept from the snapshot on for this long after its transfer, for the receiver to catch up from.
 const LOG_KEPT_NS: u64 = 30_000_000_000;
 /// A snapshot of which nothing more comes for this long is given up. Its sender does so before.
@@ -147,6 +147,9 @@ impl Member {
         id: u64,
         result: Result<Box<CopySource>, String>,
     ) {
+        if peer == NO_PEER {
+            return self.backup_prepared(id, result);
+        }
         let Some(outgoing) = self.outgoing(peer, id) else {
             return;
         };
@@ -236,6 +239,9 @@ impl Member {
         offset: u64,
         result: io::Result<Vec<u8>>,
     ) {
+        if peer == NO_PEER {
+            return self.backup_read(id, result);
+        }
         let Some(source) = self.outgoing(peer, id).and_then(|o| o.stream.clone()) else {
             return;
         };
@@ -285,6 +291,7 @@ impl Member {
     pub(super) fn snapshot_timers(&mut self, now_ns: u64) {
         self.snapshots.kept.retain(|(_, until)| *until > now_ns);
         self.discard_idle(now_ns);
+        self.backup_timers(now_ns);
         let bytes_max = PIN_BYTES_MAX.max(self.store.pages().file_bytes() / 2);
         let pages = self.store.pages();
         let over = |outgoing: &Sending| {
