@@ -47,6 +47,8 @@ pub enum Request {
     Alarm(pb::AlarmRequest),
     Status,
     Defragment,
+    /// Everything as a database of etcd's, in one stream.
+    Snapshot,
     Hash,
     HashKv(pb::HashKvRequest),
     MoveLeader(pb::MoveLeaderRequest),

@@ -315,6 +315,7 @@ impl Member {
         }
         self.wal.checkpoint_covers(covered.position);
         self.start_snapshots();
+        self.start_backups();
         self.defragmentation_checkpointed();
     }
 }

@@ -13,6 +13,7 @@
 mod apply;
 mod auto_compaction;
 mod background;
+mod backup;
 mod checkpoint;
 mod cluster;
 mod defragment;
@@ -45,7 +46,7 @@ use engine::{
     page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, PageNo, Pin},
     store::{
         install::{InstallError, InstallJob, StageJob, Staged},
-        Store,
+        Outgoing, Store,
     },
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
@@ -245,7 +246,7 @@ pub enum Effect {
         id: u64,
         offset: u64,
         bytes_max: usize,
-        source: Arc<CopySource>,
+        source: Arc<Outgoing>,
     },
     /// The answer to [`Input::SnapshotWanted`].
     SnapshotBytes {
@@ -358,6 +359,7 @@ pub struct Member {
     versions: peer_port::Versions,
     last_ask: u64,
     snapshots: snapshot::Snapshots,
+    backups: backup::Backups,
     /// The time of the last input.
     now_ns: u64,
     /// Watch streams that the hub knows.
@@ -422,6 +424,7 @@ impl Member {
             versions: peer_port::Versions::default(),
             last_ask: 0,
             snapshots: snapshot::Snapshots::default(),
+            backups: backup::Backups::default(),
             now_ns: 0,
             watch_streams: BTreeSet::new(),
             defragmentation: defragment::Defragmentation::default(),
@@ -514,7 +517,7 @@ impl Member {
                 delivered,
             } => self.snapshot_sent(peer, id, delivered),
             Input::SnapshotChunk(chunk) => self.snapshot_chunk(chunk),
-            Input::Staged { transfer, staged } => self.staged(transfer, *staged),
+            Input::Staged { transfer, staged } => self.staged(transfer, staged.result),
             Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
             Input::WentBack { why } => self.halt(why),
@@ -624,6 +627,7 @@ impl Member {
             }
             Request::Watch(watch) => self.ask_watch(call, watch, now_ns),
             Request::Defragment => self.defragment(call),
+            Request::Snapshot => self.back_up(call),
             Request::MoveLeader(request) => self.move_leader(call, request.target_id),
             Request::MemberAdd(_)
             | Request::MemberRemove(_)
@@ -637,6 +641,7 @@ impl Member {
     fn cancel(&mut self, call: CallId) {
         // An answer to a call that is gone is dropped by the front; only what would go on for ever is ended here.
         self.large_ranges.forget(call);
+        self.forget_backup(call);
         self.leases.forget(call);
         self.forwarded.forget(call);
         self.changes.forget(call);
@@ -685,7 +690,7 @@ impl Member {
 /// A learner may be behind: it shows what it has where that was asked for, and speaks with the other members.
 fn is_served_by_learners(request: &Request) -> bool {
     match request {
-        Request::Status | Request::Peer(_) => true,
+        Request::Status | Request::Snapshot | Request::Peer(_) => true,
         Request::Range(range) => range.serializable,
         _ => false,
     }

@@ -7,15 +7,15 @@
 //!
 //! Bounds: one transfer to each member, one that comes in, and an age and a number of bytes that a pin may hold back.
 
-use super::{Effect, Member, SnapshotFormat};
+use super::{backup::NO_PEER, Effect, Member, SnapshotFormat};
 use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use engine::{
     page::CopySource,
     store::{
-        install::{Arriving, InstallError, InstallJob, StageJob, Staged},
+        install::{Arriving, InstallError, InstallJob, StageError, StageJob},
         meta::{self, LogMark},
-        Store,
+        Outgoing, Store,
     },
     wal::Mark,
 };
@@ -23,9 +23,9 @@ use proto::raftpb::{Entry, HardState, Message, Snapshot, SnapshotMetadata};
 use std::{collections::BTreeMap, io, sync::Arc};
 
 /// A transfer that takes longer is given up.
-const PIN_AGE_MAX_NS: u64 = 3_600_000_000_000;
+pub(super) const PIN_AGE_MAX_NS: u64 = 3_600_000_000_000;
 /// So is one that keeps so many bytes of replaced pages from being used again, or half of the file if that is more.
-const PIN_BYTES_MAX: u64 = 1 << 30;
+pub(super) const PIN_BYTES_MAX: u64 = 1 << 30;
 /// The log is kept from the snapshot on for this long after its transfer, for the receiver to catch up from.
 const LOG_KEPT_NS: u64 = 30_000_000_000;
 /// A snapshot of which nothing more comes for this long is given up. Its sender does so before.
@@ -34,7 +34,7 @@ const INCOMING_IDLE_NS_MAX: u64 = 120_000_000_000;
 const READ_BYTES_MAX: usize = 1 << 20;
 
 /// A snapshot on its way to another member.
-struct Outgoing {
+struct Sending {
     id: u64,
     message: Message,
     begun_ns: u64,
@@ -42,6 +42,8 @@ struct Outgoing {
     index: u64,
     /// None while it is being prepared.
     source: Option<Arc<CopySource>>,
+    /// What is read of it.
+    stream: Option<Arc<Outgoing>>,
 }
 
 /// A snapshot that is coming in.
@@ -77,7 +79,7 @@ struct Deferred {
 
 #[derive(Default)]
 pub(super) struct Snapshots {
-    outgoing: BTreeMap<u64, Outgoing>,
+    outgoing: BTreeMap<u64, Sending>,
     /// Members that wait for a newer checkpoint.
     wanted: BTreeMap<u64, Message>,
     /// Log indexes that are still wanted behind a transfer, and until when.
@@ -126,12 +128,13 @@ impl Member {
             let pin = self.store.pages_mut().pin();
             self.snapshots.outgoing.insert(
                 peer,
-                Outgoing {
+                Sending {
                     id,
                     message,
                     begun_ns: self.now_ns,
                     index,
                     source: None,
+                    stream: None,
                 },
             );
             self.effects.push(Effect::PrepareSnapshot { peer, id, pin });
@@ -144,6 +147,9 @@ impl Member {
         id: u64,
         result: Result<Box<CopySource>, String>,
     ) {
+        if peer == NO_PEER {
+            return self.backup_prepared(id, result);
+        }
         let Some(outgoing) = self.outgoing(peer, id) else {
             return;
         };
@@ -163,6 +169,7 @@ impl Member {
                     }),
                 });
                 outgoing.source = Some(Arc::from(source));
+                outgoing.message = message.clone();
                 let message = Box::new(message);
                 self.effects
                     .push(Effect::SendSnapshot { peer, id, message });
@@ -175,7 +182,7 @@ impl Member {
         }
     }
 
-    fn outgoing(&mut self, peer: u64, id: u64) -> Option<&mut Outgoing> {
+    fn outgoing(&mut self, peer: u64, id: u64) -> Option<&mut Sending> {
         let outgoing = self.snapshots.outgoing.get_mut(&peer);
         outgoing.filter(|outgoing| outgoing.id == id)
     }
@@ -187,19 +194,42 @@ impl Member {
         format: SnapshotFormat,
         offset: u64,
     ) {
-        let source = self.outgoing(peer, id).and_then(|o| o.source.clone());
-        match source {
-            Some(source) if format == SnapshotFormat::Ringd => {
-                self.effects.push(Effect::ReadSnapshot {
-                    peer,
-                    id,
-                    offset,
-                    bytes_max: READ_BYTES_MAX,
-                    source,
-                })
-            }
-            _ => self.effects.push(Effect::CancelSnapshot { peer, id }),
+        match self.stream_of(peer, id, format, offset) {
+            Some(source) => self.read_stream(peer, id, offset, source),
+            None => self.effects.push(Effect::CancelSnapshot { peer, id }),
         }
+    }
+
+    /// What is to be read in this form. A database begins anew at its beginning.
+    fn stream_of(
+        &mut self,
+        peer: u64,
+        id: u64,
+        format: SnapshotFormat,
+        offset: u64,
+    ) -> Option<Arc<Outgoing>> {
+        let options = self.store.options().clone();
+        let sending = self.outgoing(peer, id)?;
+        let source = sending.source.clone()?;
+        if offset == 0 || sending.stream.is_none() {
+            sending.stream = Some(Arc::new(match format {
+                SnapshotFormat::Ringd => Outgoing::Checkpoint(source),
+                SnapshotFormat::Etcd => {
+                    Outgoing::database(source, options, sending.message.clone())
+                }
+            }));
+        }
+        sending.stream.clone()
+    }
+
+    fn read_stream(&mut self, peer: u64, id: u64, offset: u64, source: Arc<Outgoing>) {
+        self.effects.push(Effect::ReadSnapshot {
+            peer,
+            id,
+            offset,
+            bytes_max: READ_BYTES_MAX,
+            source,
+        });
     }
 
     pub(super) fn snapshot_read(
@@ -209,12 +239,19 @@ impl Member {
         offset: u64,
         result: io::Result<Vec<u8>>,
     ) {
-        let Some(source) = self.outgoing(peer, id).and_then(|o| o.source.clone()) else {
+        if peer == NO_PEER {
+            return self.backup_read(id, result);
+        }
+        let Some(source) = self.outgoing(peer, id).and_then(|o| o.stream.clone()) else {
             return;
         };
         match result {
+            // In slices: others need the pool as well.
+            Ok(bytes) if bytes.is_empty() && !source.ends_at(offset) => {
+                self.read_stream(peer, id, offset, source)
+            }
             Ok(bytes) => {
-                let last = offset + bytes.len() as u64 >= source.bytes();
+                let last = source.ends_at(offset + bytes.len() as u64);
                 let bytes = bytes.into();
                 self.effects.push(Effect::SnapshotBytes {
                     peer,
@@ -254,9 +291,10 @@ impl Member {
     pub(super) fn snapshot_timers(&mut self, now_ns: u64) {
         self.snapshots.kept.retain(|(_, until)| *until > now_ns);
         self.discard_idle(now_ns);
+        self.backup_timers(now_ns);
         let bytes_max = PIN_BYTES_MAX.max(self.store.pages().file_bytes() / 2);
         let pages = self.store.pages();
-        let over = |outgoing: &Outgoing| {
+        let over = |outgoing: &Sending| {
             let held = outgoing.source.as_ref();
             let held = held.map_or(0, |source| pages.pinned_bytes(source.pin()));
             now_ns.saturating_sub(outgoing.begun_ns) > PIN_AGE_MAX_NS || held > bytes_max
@@ -349,14 +387,14 @@ impl Member {
         job.in_place_of(replaced.and_then(|replaced| replaced.copy))
     }
 
-    pub(super) fn staged(&mut self, transfer: u64, staged: Staged) {
+    pub(super) fn staged(&mut self, transfer: u64, staged: Result<Arriving, StageError>) {
         self.snapshots.is_staging = false;
         let now_ns = self.now_ns;
         let incoming = self.snapshots.incoming.as_mut();
         let Some(incoming) = incoming.filter(|incoming| incoming.transfer == transfer) else {
             return; // a newer transfer took its place
         };
-        let result = match staged.result {
+        let result = match staged {
             Err(error) => Err(error.to_string()),
             Ok(copy) if copy.is_working() => {
                 // In slices: others need the pool as well.

@@ -57,6 +57,11 @@ pub enum Exchange {
         last: bool,
         body: Bytes,
     },
+    /// A snapshot in one request, of which this is the beginning.
+    Database {
+        id: u64,
+        first: Bytes,
+    },
 }
 
 impl Exchange {
@@ -65,13 +70,15 @@ impl Exchange {
             Exchange::Post { .. } => 0,
             Exchange::Ask { .. } => 1,
             Exchange::Probe { .. } => 2,
-            Exchange::Piece { .. } => 3,
+            Exchange::Piece { .. } | Exchange::Database { .. } => 3,
         }
     }
 
     fn is_repeatable(&self) -> bool {
         match self {
             Exchange::Ask { request, .. } => request.is_repeatable(),
+            // What follows its beginning is not kept.
+            Exchange::Database { .. } => false,
             _ => true,
         }
     }
@@ -79,7 +86,7 @@ impl Exchange {
     fn deadline_ns(&self, now_ns: u64) -> u64 {
         match self {
             Exchange::Ask { deadline_ns, .. } => *deadline_ns,
-            Exchange::Piece { .. } => now_ns + PIECE_NS_MAX,
+            Exchange::Piece { .. } | Exchange::Database { .. } => now_ns + PIECE_NS_MAX,
             Exchange::Post { .. } | Exchange::Probe { .. } => now_ns + ANSWER_NS_MAX,
         }
     }
@@ -99,7 +106,7 @@ impl Exchange {
         match self {
             Exchange::Post { .. } => "/raft".into(),
             Exchange::Probe { .. } => "/raft/probing".into(),
-            Exchange::Piece { .. } => "/raft/snapshot".into(),
+            Exchange::Piece { .. } | Exchange::Database { .. } => "/raft/snapshot".into(),
             Exchange::Ask { request, .. } => match request {
                 PeerAsk::KeepAlive(_) => "/leases".into(),
                 PeerAsk::TimeToLive(_) => "/leases/internal".into(),
@@ -113,7 +120,7 @@ impl Exchange {
     fn body(&self) -> Option<&[u8]> {
         match self {
             Exchange::Post { body } | Exchange::Piece { body, .. } => Some(body),
-            Exchange::Probe { .. } => None,
+            Exchange::Probe { .. } | Exchange::Database { .. } => None,
             Exchange::Ask { request, .. } => match request {
                 PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) | PeerAsk::Results(body) => {
                     Some(body)
@@ -144,6 +151,9 @@ impl Exchange {
                     format!("{id:x} {offset} {}", u8::from(*last)),
                 ),
             ],
+            Exchange::Database { .. } => {
+                vec![("Content-Type", "application/octet-stream".into())]
+            }
             Exchange::Ask {
                 request: PeerAsk::KeepAlive(_) | PeerAsk::TimeToLive(_),
                 ..
@@ -288,12 +298,23 @@ impl Transport {
         }
         let mut outbound = Outbound::new(id, url, Work::Idle, 0);
         let client = &mut outbound.client;
-        client.request(method, &path, &address, &fields, exchange.body());
+        let mut database = None;
+        match &exchange {
+            Exchange::Database { id, first } => {
+                client.request_stream(method, &path, &address, &fields);
+                client.chunk(first);
+                database = Some(*id);
+            }
+            _ => client.request(method, &path, &address, &fields, exchange.body()),
+        }
         outbound.begin(exchange, deadline_ns);
         if let Work::Exchange { reused, .. } = &mut outbound.work {
             *reused = false;
         }
-        self.open(outbound, address);
+        let connection = self.open(outbound, address);
+        if let Some(snapshot) = database {
+            self.database_begun(id, snapshot, connection);
+        }
     }
 
     /// The connection of a request ended before its answer did. `stale`: it had been open for long, and was found closed.
@@ -342,6 +363,7 @@ impl Transport {
             }
             Exchange::Probe { .. } => {}
             Exchange::Piece { id: snapshot, .. } => self.piece_lost(id, snapshot, now_ns),
+            Exchange::Database { id: snapshot, .. } => self.database_refused(id, snapshot, now_ns),
         }
         if lost != Lost::Dropped {
             self.pump(id, now_ns);
@@ -410,6 +432,10 @@ impl Transport {
             Exchange::Piece { id: snapshot, .. } => {
                 self.learn_software(id, headers);
                 self.piece_answered(id, snapshot, status, headers, &body, now_ns);
+            }
+            Exchange::Database { id: snapshot, .. } => {
+                self.learn_software(id, headers);
+                self.database_answered(id, snapshot, status, &body, now_ns);
             }
         }
     }

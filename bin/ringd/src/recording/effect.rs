@@ -208,7 +208,7 @@ fn encode_snapshot(effect: &Effect, out: &mut Writer) -> u8 {
             out.u64(*id);
             out.u64(*offset);
             out.u64(*bytes_max as u64);
-            out.u64(source.bytes());
+            out.u64(source.bytes().unwrap_or_default());
             42
         }
         Effect::SnapshotBytes {

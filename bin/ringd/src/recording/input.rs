@@ -421,6 +421,7 @@ requests! {
     51 Status,
     52 Defragment,
     53 Hash,
+    54 Snapshot,
 }
 
 fn encode_peer_request(request: &PeerRequest, out: &mut Writer) {
