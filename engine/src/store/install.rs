@@ -82,7 +82,7 @@ impl StageJob {
 /// Puts a whole copy in the place of the page file and opens it, on the pool.
 pub struct InstallJob {
     pub copy: Copy,
-    /// The durable end of this member's log.
+    /// The durable end of this member's log, and whether that begins anew behind the copy or goes on from it.
     pub log: LogMark,
     pub pages: PageOptions,
     pub store: Options,
@@ -93,7 +93,7 @@ impl InstallJob {
         let malformed = |_: OpenError| CopyError::Malformed("its content is not a store's");
         let content = self.copy.content().cloned().unwrap_or_default();
         let log = LogMark {
-            restarts: !planted(Fault::InstallKeepsLog),
+            restarts: self.log.restarts && !planted(Fault::InstallKeepsLog),
             ..self.log
         };
         let content = meta::relocated(&content, log).map_err(malformed)?;

@@ -65,6 +65,10 @@ pub struct Node {
     pub joins: bool,
     /// Its disk was damaged by more than a crash.
     pub rotten: bool,
+    /// The damage is in its pages, which it can have from another one while it runs.
+    pub rotten_pages: bool,
+    /// How often this life has done so.
+    pub rebuilds: u64,
     /// It started without what it had, and may still do.
     pub refetches: bool,
     /// It is gone for good.
@@ -124,6 +128,8 @@ impl Node {
             awaited_ns: 0,
             joins: false,
             rotten: false,
+            rotten_pages: false,
+            rebuilds: 0,
             refetches: false,
             broken: false,
         }
@@ -138,6 +144,7 @@ impl Node {
         now_ns: u64,
     ) -> Result<(), String> {
         self.life += 1;
+        self.rebuilds = 0;
         self.excused = self.rotten;
         let number = self.number;
         let (id, joins) = (self.id, self.joins);
