@@ -140,7 +140,7 @@ impl Member {
         let most = SegmentId(needed.0.saturating_sub(RETAINED_SEGMENTS_MAX));
         let wanted_from = self.snapshots.log_wanted().into_iter();
         let kept = match wanted_from.chain(self.rebuild.log_wanted()).min() {
-            Some(index) => self.wal.first_needed(index),
+            Some(first) => self.wal.first_needed(first.saturating_sub(1)),
             None => needed,
         };
         wanted.max(most).min(needed).min(kept)
