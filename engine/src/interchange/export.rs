@@ -12,11 +12,14 @@ use crate::store::{Options, Store};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::raftpb::Message;
+use sha2::{Digest as _, Sha256};
 use std::{io, sync::Arc};
 
 /// Entries, and bytes of them, that one slice goes through at most.
 const SLICE_ENTRIES: usize = 4000;
 const SLICE_BYTES: usize = 2 << 20;
+/// Bytes of the checksum at the end of a file for tools.
+pub const CHECKSUM_BYTES: u64 = 32;
 /// Pages of the checkpoint that are kept readable.
 const RESIDENT_BYTES_MAX: u64 = 16 << 20;
 /// Fetches of one slice.
@@ -29,6 +32,8 @@ pub struct Export {
     options: Options,
     /// What goes before the database in a transfer to a member.
     message: Option<Message>,
+    /// Of everything given so far, where it is to follow at the end.
+    checksum: Option<Sha256>,
     pass: Pass,
     /// Bytes given.
     place: u64,
@@ -66,12 +71,21 @@ impl Export {
         }
     }
 
+    /// A file for etcd's tools: the database, and its SHA-256 behind it.
+    pub fn for_tools(source: Arc<CopySource>, options: Options) -> Export {
+        Export {
+            checksum: Some(Sha256::new()),
+            ..Export::bare(source, options)
+        }
+    }
+
     /// The database alone.
     pub fn bare(source: Arc<CopySource>, options: Options) -> Export {
         Export {
             source,
             options,
             message: None,
+            checksum: None,
             pass: Pass::Opening,
             place: 0,
             bytes: None,
@@ -102,13 +116,20 @@ impl Export {
                 None => Pass::Measuring(walk),
                 Some(layout) => {
                     out = self.preamble(&walk.store);
-                    self.bytes = Some(out.len() as u64 + layout.bytes());
+                    let checksum = self.checksum.as_ref().map_or(0, |_| CHECKSUM_BYTES);
+                    self.bytes = Some(out.len() as u64 + layout.bytes() + checksum);
                     Pass::Writing(Box::new(walk.again(layout)))
                 }
             },
             Pass::Writing(mut walk) => {
                 let end = walk.run(bytes_max)?;
                 out = walk.writer.take_output();
+                if let Some(checksum) = &mut self.checksum {
+                    checksum.update(&out);
+                }
+                if let Some(checksum) = self.checksum.take_if(|_| end.is_some()) {
+                    out.extend_from_slice(&checksum.finalize());
+                }
                 match end {
                     None => Pass::Writing(walk),
                     Some(_) => Pass::Done,

@@ -75,6 +75,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn stored_inputs_are_met_without_harm() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/bbolt_read");
+        let inputs = std::fs::read_dir(corpus).expect("the corpus");
+        let inputs: Vec<_> = inputs.map(|file| file.expect("a file").path()).collect();
+        assert!(!inputs.is_empty());
+        for input in inputs {
+            println!("{}", input.display());
+            bbolt_read(&std::fs::read(input).expect("an input"));
+        }
+    }
+
+    #[test]
     fn every_cut_and_changed_byte_is_met_without_harm() {
         let image = sound_database();
         assert!(read_all(&image).is_ok());

@@ -168,6 +168,23 @@ impl Chunks {
     }
 }
 
+/// The line that begins a chunk of so many bytes.
+pub(super) fn put_chunk_size(out: &mut Vec<u8>, bytes: usize) {
+    let mut number = bytes;
+    let mut digits = [0; 16];
+    let mut at = digits.len();
+    loop {
+        at -= 1;
+        digits[at] = b"0123456789abcdef"[number & 15];
+        number >>= 4;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+    out.extend_from_slice(b"\r\n");
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,6 +1,6 @@
 //! The client's end of a connection: one request at a time.
 
-use super::{head::put_field, Body, ResponseHead, AHEAD_BYTES_MAX};
+use super::{body::put_chunk_size, head::put_field, Body, ResponseHead, AHEAD_BYTES_MAX};
 use crate::connection::Output;
 
 /// What the server answered. Events of one answer come in this order.
@@ -33,6 +33,8 @@ pub struct Client {
     state: State,
     to_head: bool,
     keeps_alive: bool,
+    /// The body of the request is not complete.
+    is_sending: bool,
     output: Output,
 }
 
@@ -44,6 +46,7 @@ impl Default for Client {
             state: State::Idle,
             to_head: false,
             keeps_alive: true,
+            is_sending: false,
             output: Output::default(),
         }
     }
@@ -59,7 +62,49 @@ impl Client {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) {
-        debug_assert!(matches!(self.state, State::Idle));
+        self.put_head(method, target, host, headers);
+        let out = self.output.buffer();
+        if let Some(body) = body {
+            put_field(out, "Content-Length", &body.len().to_string());
+        }
+        out.extend_from_slice(b"\r\n");
+        out.extend_from_slice(body.unwrap_or_default());
+    }
+
+    /// Begins a request whose body's length is not known; [`Client::chunk`] gives its parts. Must be idle.
+    pub fn request_stream(
+        &mut self,
+        method: &str,
+        target: &str,
+        host: &str,
+        headers: &[(&str, &str)],
+    ) {
+        self.put_head(method, target, host, headers);
+        let out = self.output.buffer();
+        put_field(out, "Transfer-Encoding", "chunked");
+        out.extend_from_slice(b"\r\n");
+        self.is_sending = true;
+    }
+
+    /// One part of a streamed body.
+    pub fn chunk(&mut self, bytes: &[u8]) {
+        if self.is_sending && !bytes.is_empty() {
+            let out = self.output.buffer();
+            put_chunk_size(out, bytes.len());
+            out.extend_from_slice(bytes);
+            out.extend_from_slice(b"\r\n");
+        }
+    }
+
+    /// Ends a streamed body.
+    pub fn finish(&mut self) {
+        if std::mem::take(&mut self.is_sending) {
+            self.output.buffer().extend_from_slice(b"0\r\n\r\n");
+        }
+    }
+
+    fn put_head(&mut self, method: &str, target: &str, host: &str, headers: &[(&str, &str)]) {
+        debug_assert!(matches!(self.state, State::Idle) && !self.is_sending);
         let out = self.output.buffer();
         for part in [method, " ", target, " HTTP/1.1\r\n"] {
             out.extend_from_slice(part.as_bytes());
@@ -68,11 +113,6 @@ impl Client {
         for (name, value) in headers {
             put_field(out, name, value);
         }
-        if let Some(body) = body {
-            put_field(out, "Content-Length", &body.len().to_string());
-        }
-        out.extend_from_slice(b"\r\n");
-        out.extend_from_slice(body.unwrap_or_default());
         self.to_head = method == "HEAD";
         self.state = State::Head;
     }
@@ -176,6 +216,7 @@ impl Client {
 
     /// Whether another request can be sent.
     pub fn is_reusable(&self) -> bool {
-        self.keeps_alive && matches!(self.state, State::Idle) && self.waiting().is_empty()
+        let is_idle = matches!(self.state, State::Idle) && !self.is_sending;
+        self.keeps_alive && is_idle && self.waiting().is_empty()
     }
 }

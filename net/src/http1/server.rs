@@ -1,6 +1,7 @@
 //! The server's end of a connection.
 
 use super::{
+    body::put_chunk_size,
     head::{put_field, status_text, Refusal},
     Body, RequestHead, AHEAD_BYTES_MAX, BODY_STALL_NS, HEAD_NS, IDLE_NS, WRITE_STALL_NS,
 };
@@ -219,8 +220,7 @@ impl Server {
         self.output_begins(now_ns);
         let out = self.output.buffer();
         if chunked {
-            put_hex(out, bytes);
-            out.extend_from_slice(b"\r\n");
+            put_chunk_size(out, bytes);
         }
         let before = out.len();
         put(out);
@@ -342,18 +342,4 @@ impl Server {
         self.deadline_ns()
             .is_some_and(|deadline_ns| deadline_ns <= now_ns)
     }
-}
-
-fn put_hex(out: &mut Vec<u8>, mut number: usize) {
-    let mut digits = [0; 16];
-    let mut at = digits.len();
-    loop {
-        at -= 1;
-        digits[at] = b"0123456789abcdef"[number & 15];
-        number >>= 4;
-        if number == 0 {
-            break;
-        }
-    }
-    out.extend_from_slice(&digits[at..]);
 }

@@ -45,7 +45,7 @@ pub enum Job {
         id: u64,
         offset: u64,
         bytes_max: usize,
-        source: std::sync::Arc<engine::page::CopySource>,
+        source: std::sync::Arc<engine::store::Outgoing>,
     },
     Stage {
         transfer: u64,

@@ -175,16 +175,35 @@ async fn defragmenting_an_idle_member_again_is_answered() {
 }
 
 #[tokio::test]
-async fn a_snapshot_is_not_served_yet() {
+async fn a_snapshot_is_a_database_in_blobs_with_its_checksum_at_the_end() {
+    const BLOB_BYTES: usize = 32 << 10;
     let mut etcd = Etcd::fresh().await;
-    let status = match etcd.maintenance.snapshot(pb::SnapshotRequest {}).await {
-        Err(status) => status,
-        Ok(stream) => match stream.into_inner().message().await {
-            Err(status) => status,
-            Ok(part) => panic!("a snapshot began: {part:?}; its framing is to be tested now"),
-        },
-    };
-    assert_eq!(status.code(), tonic::Code::Unimplemented);
+    for n in 0..40 {
+        let put = pb::PutRequest {
+            key: format!("key{n}").into(),
+            value: vec![n; 10_000].into(),
+            ..Default::default()
+        };
+        etcd.kv.put(put).await.expect("a put");
+    }
+    let stream = etcd.maintenance.snapshot(pb::SnapshotRequest {}).await;
+    let mut stream = stream.expect("a stream").into_inner();
+    let mut parts = Vec::new();
+    while let Some(part) = stream.message().await.expect("a part") {
+        assert_eq!(part.header, None);
+        parts.push((part.blob, part.remaining_bytes));
+    }
+    let checksum = parts.pop().expect("a checksum");
+    assert_eq!((checksum.0.len(), checksum.1), (32, 0));
+    let all: usize = parts.iter().map(|(blob, _)| blob.len()).sum();
+    assert!(all > 400_000 && all % 4096 == 0, "{all} bytes");
+    let mut sent = 0;
+    for (blob, remaining) in &parts {
+        assert!(blob.len() == BLOB_BYTES || *remaining == 0);
+        sent += blob.len();
+        assert_eq!(*remaining as usize, all - sent);
+    }
+    assert_eq!(parts[0].0[16..20], [0xed, 0xda, 0x0c, 0xed]);
 }
 
 #[tokio::test]

@@ -444,7 +444,7 @@ impl Front {
         self.refuse_without_leader(metadata)?;
         match services::decode(method, message, &self.limits)? {
             Call::Member(request) => {
-                if matches!(request, Request::RangeStream(_)) {
+                if matches!(request, Request::RangeStream(_) | Request::Snapshot) {
                     self.hold(call, StreamState::Feed { blocked: false });
                 }
                 demands.push(Demand::Ask { call, request });

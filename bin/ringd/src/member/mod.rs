@@ -13,6 +13,7 @@
 mod apply;
 mod auto_compaction;
 mod background;
+mod backup;
 mod checkpoint;
 mod cluster;
 mod defragment;
@@ -27,6 +28,7 @@ mod peer_port;
 mod promises;
 mod propose;
 mod read;
+mod rebuild;
 mod room;
 mod snapshot;
 mod upkeep;
@@ -45,7 +47,7 @@ use engine::{
     page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, PageNo, Pin},
     store::{
         install::{InstallError, InstallJob, StageJob, Staged},
-        Store,
+        Outgoing, Store,
     },
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
@@ -245,7 +247,7 @@ pub enum Effect {
         id: u64,
         offset: u64,
         bytes_max: usize,
-        source: Arc<CopySource>,
+        source: Arc<Outgoing>,
     },
     /// The answer to [`Input::SnapshotWanted`].
     SnapshotBytes {
@@ -358,6 +360,8 @@ pub struct Member {
     versions: peer_port::Versions,
     last_ask: u64,
     snapshots: snapshot::Snapshots,
+    backups: backup::Backups,
+    rebuild: rebuild::Rebuild,
     /// The time of the last input.
     now_ns: u64,
     /// Watch streams that the hub knows.
@@ -422,6 +426,8 @@ impl Member {
             versions: peer_port::Versions::default(),
             last_ask: 0,
             snapshots: snapshot::Snapshots::default(),
+            backups: backup::Backups::default(),
+            rebuild: rebuild::Rebuild::default(),
             now_ns: 0,
             watch_streams: BTreeSet::new(),
             defragmentation: defragment::Defragmentation::default(),
@@ -514,7 +520,7 @@ impl Member {
                 delivered,
             } => self.snapshot_sent(peer, id, delivered),
             Input::SnapshotChunk(chunk) => self.snapshot_chunk(chunk),
-            Input::Staged { transfer, staged } => self.staged(transfer, *staged),
+            Input::Staged { transfer, staged } => self.staged(transfer, staged.result),
             Input::Installed { result } => self.installed(result),
             Input::RemovedHere => self.removed(),
             Input::WentBack { why } => self.halt(why),
@@ -555,6 +561,7 @@ impl Member {
         self.maybe_checkpoint(now_ns);
         self.grow_pages(now_ns);
         self.begin_install();
+        self.go_on_rebuilding();
     }
 
     /// A page turned out to be unreadable while this turn read it: nothing that was read leaves.
@@ -583,7 +590,7 @@ impl Member {
         for call in ended {
             self.cancel(call);
         }
-        self.raise_corrupt(error);
+        self.page_damaged(error);
     }
 
     /// Lines for the operator.
@@ -624,6 +631,7 @@ impl Member {
             }
             Request::Watch(watch) => self.ask_watch(call, watch, now_ns),
             Request::Defragment => self.defragment(call),
+            Request::Snapshot => self.back_up(call),
             Request::MoveLeader(request) => self.move_leader(call, request.target_id),
             Request::MemberAdd(_)
             | Request::MemberRemove(_)
@@ -637,6 +645,7 @@ impl Member {
     fn cancel(&mut self, call: CallId) {
         // An answer to a call that is gone is dropped by the front; only what would go on for ever is ended here.
         self.large_ranges.forget(call);
+        self.forget_backup(call);
         self.leases.forget(call);
         self.forwarded.forget(call);
         self.changes.forget(call);
@@ -667,6 +676,7 @@ impl Member {
             self.propose_changes(now_ns);
             self.snapshot_timers(now_ns);
             self.complain_while_refetching(now_ns);
+            self.rebuild_timers(now_ns);
         }
         self.retry_full_checkpoint(now_ns);
         self.scrub(now_ns);
@@ -685,7 +695,7 @@ impl Member {
 /// A learner may be behind: it shows what it has where that was asked for, and speaks with the other members.
 fn is_served_by_learners(request: &Request) -> bool {
     match request {
-        Request::Status | Request::Peer(_) => true,
+        Request::Status | Request::Snapshot | Request::Peer(_) => true,
         Request::Range(range) => range.serializable,
         _ => false,
     }

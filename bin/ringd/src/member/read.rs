@@ -223,10 +223,12 @@ impl Member {
     pub(super) fn refuse(&mut self, call: CallId, request: &Request, status: Status) {
         match request {
             Request::LeaseKeepAlive(_) => self.end_keep_alive(call, status),
-            Request::RangeStream(_) | Request::Watch(_) => self.effects.push(Effect::End {
-                call,
-                status: Some(status),
-            }),
+            Request::RangeStream(_) | Request::Watch(_) | Request::Snapshot => {
+                self.effects.push(Effect::End {
+                    call,
+                    status: Some(status),
+                })
+            }
             _ => self.reply(call, Err(status)),
         }
     }

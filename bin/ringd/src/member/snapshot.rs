@@ -7,15 +7,15 @@
 //!
 //! Bounds: one transfer to each member, one that comes in, and an age and a number of bytes that a pin may hold back.
 
-use super::{Effect, Member, SnapshotFormat};
+use super::{backup::NO_PEER, rebuild::is_copy, Effect, Member, SnapshotFormat};
 use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use engine::{
     page::CopySource,
     store::{
-        install::{Arriving, InstallError, InstallJob, StageJob, Staged},
+        install::{Arriving, InstallError, InstallJob, StageError, StageJob},
         meta::{self, LogMark},
-        Store,
+        Outgoing, Store,
     },
     wal::Mark,
 };
@@ -23,9 +23,9 @@ use proto::raftpb::{Entry, HardState, Message, Snapshot, SnapshotMetadata};
 use std::{collections::BTreeMap, io, sync::Arc};
 
 /// A transfer that takes longer is given up.
-const PIN_AGE_MAX_NS: u64 = 3_600_000_000_000;
+pub(super) const PIN_AGE_MAX_NS: u64 = 3_600_000_000_000;
 /// So is one that keeps so many bytes of replaced pages from being used again, or half of the file if that is more.
-const PIN_BYTES_MAX: u64 = 1 << 30;
+pub(super) const PIN_BYTES_MAX: u64 = 1 << 30;
 /// The log is kept from the snapshot on for this long after its transfer, for the receiver to catch up from.
 const LOG_KEPT_NS: u64 = 30_000_000_000;
 /// A snapshot of which nothing more comes for this long is given up. Its sender does so before.
@@ -34,7 +34,7 @@ const INCOMING_IDLE_NS_MAX: u64 = 120_000_000_000;
 const READ_BYTES_MAX: usize = 1 << 20;
 
 /// A snapshot on its way to another member.
-struct Outgoing {
+struct Sending {
     id: u64,
     message: Message,
     begun_ns: u64,
@@ -42,6 +42,8 @@ struct Outgoing {
     index: u64,
     /// None while it is being prepared.
     source: Option<Arc<CopySource>>,
+    /// What is read of it.
+    stream: Option<Arc<Outgoing>>,
 }
 
 /// A snapshot that is coming in.
@@ -77,7 +79,7 @@ struct Deferred {
 
 #[derive(Default)]
 pub(super) struct Snapshots {
-    outgoing: BTreeMap<u64, Outgoing>,
+    outgoing: BTreeMap<u64, Sending>,
     /// Members that wait for a newer checkpoint.
     wanted: BTreeMap<u64, Message>,
     /// Log indexes that are still wanted behind a transfer, and until when.
@@ -101,6 +103,11 @@ impl Snapshots {
 
     pub fn is_installing(&self) -> bool {
         self.installing.is_some()
+    }
+
+    /// Whether this member is being sent one, or is to be.
+    pub fn is_sending(&self, peer: u64) -> bool {
+        self.outgoing.contains_key(&peer) || self.wanted.contains_key(&peer)
     }
 }
 
@@ -126,12 +133,13 @@ impl Member {
             let pin = self.store.pages_mut().pin();
             self.snapshots.outgoing.insert(
                 peer,
-                Outgoing {
+                Sending {
                     id,
                     message,
                     begun_ns: self.now_ns,
                     index,
                     source: None,
+                    stream: None,
                 },
             );
             self.effects.push(Effect::PrepareSnapshot { peer, id, pin });
@@ -144,6 +152,9 @@ impl Member {
         id: u64,
         result: Result<Box<CopySource>, String>,
     ) {
+        if peer == NO_PEER {
+            return self.backup_prepared(id, result);
+        }
         let Some(outgoing) = self.outgoing(peer, id) else {
             return;
         };
@@ -163,6 +174,7 @@ impl Member {
                     }),
                 });
                 outgoing.source = Some(Arc::from(source));
+                outgoing.message = message.clone();
                 let message = Box::new(message);
                 self.effects
                     .push(Effect::SendSnapshot { peer, id, message });
@@ -175,7 +187,7 @@ impl Member {
         }
     }
 
-    fn outgoing(&mut self, peer: u64, id: u64) -> Option<&mut Outgoing> {
+    fn outgoing(&mut self, peer: u64, id: u64) -> Option<&mut Sending> {
         let outgoing = self.snapshots.outgoing.get_mut(&peer);
         outgoing.filter(|outgoing| outgoing.id == id)
     }
@@ -187,19 +199,42 @@ impl Member {
         format: SnapshotFormat,
         offset: u64,
     ) {
-        let source = self.outgoing(peer, id).and_then(|o| o.source.clone());
-        match source {
-            Some(source) if format == SnapshotFormat::Ringd => {
-                self.effects.push(Effect::ReadSnapshot {
-                    peer,
-                    id,
-                    offset,
-                    bytes_max: READ_BYTES_MAX,
-                    source,
-                })
-            }
-            _ => self.effects.push(Effect::CancelSnapshot { peer, id }),
+        match self.stream_of(peer, id, format, offset) {
+            Some(source) => self.read_stream(peer, id, offset, source),
+            None => self.effects.push(Effect::CancelSnapshot { peer, id }),
         }
+    }
+
+    /// What is to be read in this form. A database begins anew at its beginning.
+    fn stream_of(
+        &mut self,
+        peer: u64,
+        id: u64,
+        format: SnapshotFormat,
+        offset: u64,
+    ) -> Option<Arc<Outgoing>> {
+        let options = self.store.options().clone();
+        let sending = self.outgoing(peer, id)?;
+        let source = sending.source.clone()?;
+        if offset == 0 || sending.stream.is_none() {
+            sending.stream = Some(Arc::new(match format {
+                SnapshotFormat::Ringd => Outgoing::Checkpoint(source),
+                SnapshotFormat::Etcd => {
+                    Outgoing::database(source, options, sending.message.clone())
+                }
+            }));
+        }
+        sending.stream.clone()
+    }
+
+    fn read_stream(&mut self, peer: u64, id: u64, offset: u64, source: Arc<Outgoing>) {
+        self.effects.push(Effect::ReadSnapshot {
+            peer,
+            id,
+            offset,
+            bytes_max: READ_BYTES_MAX,
+            source,
+        });
     }
 
     pub(super) fn snapshot_read(
@@ -209,12 +244,19 @@ impl Member {
         offset: u64,
         result: io::Result<Vec<u8>>,
     ) {
-        let Some(source) = self.outgoing(peer, id).and_then(|o| o.source.clone()) else {
+        if peer == NO_PEER {
+            return self.backup_read(id, result);
+        }
+        let Some(source) = self.outgoing(peer, id).and_then(|o| o.stream.clone()) else {
             return;
         };
         match result {
+            // In slices: others need the pool as well.
+            Ok(bytes) if bytes.is_empty() && !source.ends_at(offset) => {
+                self.read_stream(peer, id, offset, source)
+            }
             Ok(bytes) => {
-                let last = offset + bytes.len() as u64 >= source.bytes();
+                let last = source.ends_at(offset + bytes.len() as u64);
                 let bytes = bytes.into();
                 self.effects.push(Effect::SnapshotBytes {
                     peer,
@@ -244,19 +286,30 @@ impl Member {
         if let Some(outgoing) = self.snapshots.outgoing.remove(&peer) {
             let until_ns = self.now_ns + LOG_KEPT_NS;
             self.snapshots.kept.push((outgoing.index, until_ns));
+            let is_copy = is_copy(&outgoing.message);
             drop(outgoing);
             self.store.pages_mut().release_pins();
-            self.node.report_snapshot(peer, delivered);
+            if !is_copy {
+                self.node.report_snapshot(peer, delivered);
+            }
         }
+    }
+
+    /// The copy that is coming in is wanted no more.
+    pub(super) fn forget_incoming_copy(&mut self) {
+        self.snapshots
+            .incoming
+            .take_if(|incoming| is_copy(&incoming.message));
     }
 
     /// Gives up what takes too long or holds too much back.
     pub(super) fn snapshot_timers(&mut self, now_ns: u64) {
         self.snapshots.kept.retain(|(_, until)| *until > now_ns);
         self.discard_idle(now_ns);
+        self.backup_timers(now_ns);
         let bytes_max = PIN_BYTES_MAX.max(self.store.pages().file_bytes() / 2);
         let pages = self.store.pages();
-        let over = |outgoing: &Outgoing| {
+        let over = |outgoing: &Sending| {
             let held = outgoing.source.as_ref();
             let held = held.map_or(0, |source| pages.pinned_bytes(source.pin()));
             now_ns.saturating_sub(outgoing.begun_ns) > PIN_AGE_MAX_NS || held > bytes_max
@@ -299,8 +352,17 @@ impl Member {
                 result,
             });
         };
-        if self.snapshots.is_installing() || self.snapshots.offered.is_some() {
+        let is_busy = self.snapshots.is_installing() || self.rebuild.is_installing();
+        if is_busy || self.snapshots.offered.is_some() {
             return refuse(self, "another snapshot is being installed");
+        }
+        if is_copy(&chunk.message) {
+            let has_room = self.snapshots.incoming.as_ref();
+            let has_room = has_room.is_none_or(|incoming| is_copy(&incoming.message));
+            let is_ours = chunk.format == SnapshotFormat::Ringd;
+            if !is_ours || !has_room || !self.copy_comes(chunk.message.from()) {
+                return refuse(self, "no copy is wanted");
+            }
         }
         if self.snapshots.is_staging && !planted(Fault::TransfersOverlap) {
             return refuse(self, "the bytes before are still being written");
@@ -324,6 +386,7 @@ impl Member {
             }
             None => None,
         };
+        self.give_copy_up();
         let job = job.unwrap_or_else(|| self.begin_incoming(chunk));
         self.snapshots.is_staging = true;
         self.effects.push(Effect::Stage { transfer, job });
@@ -349,14 +412,14 @@ impl Member {
         job.in_place_of(replaced.and_then(|replaced| replaced.copy))
     }
 
-    pub(super) fn staged(&mut self, transfer: u64, staged: Staged) {
+    pub(super) fn staged(&mut self, transfer: u64, staged: Result<Arriving, StageError>) {
         self.snapshots.is_staging = false;
         let now_ns = self.now_ns;
         let incoming = self.snapshots.incoming.as_mut();
         let Some(incoming) = incoming.filter(|incoming| incoming.transfer == transfer) else {
             return; // a newer transfer took its place
         };
-        let result = match staged.result {
+        let result = match staged {
             Err(error) => Err(error.to_string()),
             Ok(copy) if copy.is_working() => {
                 // In slices: others need the pool as well.
@@ -404,6 +467,10 @@ impl Member {
             return Err("the snapshot is not the one that its message describes".into());
         }
         self.notices.extend(copy.notice());
+        if is_copy(&message) {
+            self.copy_received(copy, &contained);
+            return Ok(());
+        }
         self.snapshots.offered = Some(copy);
         self.message(message);
         Ok(())
@@ -418,6 +485,7 @@ impl Member {
         };
         let metadata = snapshot.metadata.clone().unwrap_or_default();
         self.apply_queue.clear();
+        self.give_rebuild_up();
         self.snapshots.installing = Some(Installing {
             index: metadata.index(),
             term: metadata.term(),
@@ -452,7 +520,7 @@ impl Member {
     pub(super) fn begin_install(&mut self) {
         // Raft has seen what was offered, and did not want it if it is still here.
         self.snapshots.offered = None;
-        if self.halted || self.checkpoints.is_running() {
+        if self.halted || self.checkpoints.is_running() || self.rebuild.is_installing() {
             return;
         }
         let Some(installing) = &mut self.snapshots.installing else {
@@ -479,6 +547,9 @@ impl Member {
     }
 
     pub(super) fn installed(&mut self, result: Result<Box<Store>, InstallError>) {
+        if self.rebuild.is_installing() {
+            return self.copy_installed(result);
+        }
         let Some(installing) = self.snapshots.installing.take() else {
             return;
         };
@@ -493,6 +564,7 @@ impl Member {
         };
         debug_assert_eq!(store.applied().0, installing.index);
         self.store.take_over(*store);
+        self.reattached();
         self.notices.push(format!(
             "installed a snapshot through index {} from another member: the log no longer had what this one missed",
             installing.index

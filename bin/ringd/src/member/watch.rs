@@ -29,6 +29,7 @@ impl Member {
         if self.watch_streams.contains(&stream) {
             self.store.hub_mut().set_blocked(stream, blocked);
         }
+        self.set_backup_blocked(call, blocked);
     }
 
     pub(super) fn watch_timer(&mut self, now_ns: u64) {

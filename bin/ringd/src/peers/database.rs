@@ -21,6 +21,8 @@ pub struct Body {
     /// Bytes of the database that were handed on.
     offset: u64,
     has_ended: bool,
+    /// The last piece was handed on.
+    is_given: bool,
     /// A piece is being taken.
     is_busy: bool,
 }
@@ -66,7 +68,7 @@ impl Body {
 
     /// The next part, if enough has come.
     pub fn next(&mut self) -> Result<Option<Part>, Malformed> {
-        if self.is_busy || (self.message.is_none() && !self.take_message()?) {
+        if self.is_busy || self.is_given || (self.message.is_none() && !self.take_message()?) {
             return Ok(None);
         }
         let count = self.waiting.len().min(PIECE_BYTES);
@@ -83,6 +85,7 @@ impl Body {
         let offset = self.offset;
         self.offset += bytes.len() as u64;
         self.is_busy = true;
+        self.is_given = last;
         Ok(Some(Part {
             message,
             offset,

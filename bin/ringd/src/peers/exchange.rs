@@ -7,7 +7,7 @@ use super::{
     connection::{End, Lost},
     outbound::{Outbound, Work},
     peer::Peer,
-    routes::RESULTS_PATH,
+    routes::{COPY_PATH, RESULTS_PATH},
     types::{PeerAsk, PeerFailure},
     Transport,
 };
@@ -57,6 +57,11 @@ pub enum Exchange {
         last: bool,
         body: Bytes,
     },
+    /// A snapshot in one request, of which this is the beginning.
+    Database {
+        id: u64,
+        first: Bytes,
+    },
 }
 
 impl Exchange {
@@ -65,13 +70,15 @@ impl Exchange {
             Exchange::Post { .. } => 0,
             Exchange::Ask { .. } => 1,
             Exchange::Probe { .. } => 2,
-            Exchange::Piece { .. } => 3,
+            Exchange::Piece { .. } | Exchange::Database { .. } => 3,
         }
     }
 
     fn is_repeatable(&self) -> bool {
         match self {
             Exchange::Ask { request, .. } => request.is_repeatable(),
+            // What follows its beginning is not kept.
+            Exchange::Database { .. } => false,
             _ => true,
         }
     }
@@ -79,7 +86,7 @@ impl Exchange {
     fn deadline_ns(&self, now_ns: u64) -> u64 {
         match self {
             Exchange::Ask { deadline_ns, .. } => *deadline_ns,
-            Exchange::Piece { .. } => now_ns + PIECE_NS_MAX,
+            Exchange::Piece { .. } | Exchange::Database { .. } => now_ns + PIECE_NS_MAX,
             Exchange::Post { .. } | Exchange::Probe { .. } => now_ns + ANSWER_NS_MAX,
         }
     }
@@ -99,13 +106,14 @@ impl Exchange {
         match self {
             Exchange::Post { .. } => "/raft".into(),
             Exchange::Probe { .. } => "/raft/probing".into(),
-            Exchange::Piece { .. } => "/raft/snapshot".into(),
+            Exchange::Piece { .. } | Exchange::Database { .. } => "/raft/snapshot".into(),
             Exchange::Ask { request, .. } => match request {
                 PeerAsk::KeepAlive(_) => "/leases".into(),
                 PeerAsk::TimeToLive(_) => "/leases/internal".into(),
                 PeerAsk::Promote(id) => format!("/members/promote/{id}"),
                 PeerAsk::Version => "/version".into(),
                 PeerAsk::Results(_) => RESULTS_PATH.into(),
+                PeerAsk::Copy(_) => COPY_PATH.into(),
             },
         }
     }
@@ -113,11 +121,10 @@ impl Exchange {
     fn body(&self) -> Option<&[u8]> {
         match self {
             Exchange::Post { body } | Exchange::Piece { body, .. } => Some(body),
-            Exchange::Probe { .. } => None,
+            Exchange::Probe { .. } | Exchange::Database { .. } => None,
             Exchange::Ask { request, .. } => match request {
-                PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) | PeerAsk::Results(body) => {
-                    Some(body)
-                }
+                PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) => Some(body),
+                PeerAsk::Results(body) | PeerAsk::Copy(body) => Some(body),
                 PeerAsk::Promote(_) => Some(&[]),
                 PeerAsk::Version => None,
             },
@@ -144,6 +151,9 @@ impl Exchange {
                     format!("{id:x} {offset} {}", u8::from(*last)),
                 ),
             ],
+            Exchange::Database { .. } => {
+                vec![("Content-Type", "application/octet-stream".into())]
+            }
             Exchange::Ask {
                 request: PeerAsk::KeepAlive(_) | PeerAsk::TimeToLive(_),
                 ..
@@ -204,11 +214,13 @@ impl Transport {
     /// Asks another member.
     pub fn ask(&mut self, ask: u64, id: u64, request: PeerAsk, now_ns: u64) {
         let deadline_ns = now_ns + self.config.request_timeout_ns;
-        let is_strange = matches!(request, PeerAsk::Results(_));
+        let understands = |peer: &Peer| match &request {
+            PeerAsk::Results(_) => peer.compares,
+            PeerAsk::Copy(_) => peer.copies,
+            _ => true,
+        };
         let has_room = |peer: &&mut Peer| {
-            peer.url_count() > 0
-                && peer.queues.asks.len() < ASKS_QUEUED_MAX
-                && (peer.compares || !is_strange)
+            peer.url_count() > 0 && peer.queues.asks.len() < ASKS_QUEUED_MAX && understands(peer)
         };
         let Some(peer) = self.peers.get_mut(&id).filter(has_room) else {
             return self.ask_failed(ask);
@@ -288,12 +300,23 @@ impl Transport {
         }
         let mut outbound = Outbound::new(id, url, Work::Idle, 0);
         let client = &mut outbound.client;
-        client.request(method, &path, &address, &fields, exchange.body());
+        let mut database = None;
+        match &exchange {
+            Exchange::Database { id, first } => {
+                client.request_stream(method, &path, &address, &fields);
+                client.chunk(first);
+                database = Some(*id);
+            }
+            _ => client.request(method, &path, &address, &fields, exchange.body()),
+        }
         outbound.begin(exchange, deadline_ns);
         if let Work::Exchange { reused, .. } = &mut outbound.work {
             *reused = false;
         }
-        self.open(outbound, address);
+        let connection = self.open(outbound, address);
+        if let Some(snapshot) = database {
+            self.database_begun(id, snapshot, connection);
+        }
     }
 
     /// The connection of a request ended before its answer did. `stale`: it had been open for long, and was found closed.
@@ -342,6 +365,7 @@ impl Transport {
             }
             Exchange::Probe { .. } => {}
             Exchange::Piece { id: snapshot, .. } => self.piece_lost(id, snapshot, now_ns),
+            Exchange::Database { id: snapshot, .. } => self.database_refused(id, snapshot, now_ns),
         }
         if lost != Lost::Dropped {
             self.pump(id, now_ns);
@@ -410,6 +434,10 @@ impl Transport {
             Exchange::Piece { id: snapshot, .. } => {
                 self.learn_software(id, headers);
                 self.piece_answered(id, snapshot, status, headers, &body, now_ns);
+            }
+            Exchange::Database { id: snapshot, .. } => {
+                self.learn_software(id, headers);
+                self.database_answered(id, snapshot, status, &body, now_ns);
             }
         }
     }

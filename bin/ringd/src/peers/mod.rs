@@ -165,6 +165,10 @@ impl Transport {
     pub fn sent(&mut self, id: u32) {
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.sent();
+            if let End::Out(outbound) = &connection.end {
+                let peer = outbound.peer;
+                self.want_database(peer);
+            }
         }
     }
 

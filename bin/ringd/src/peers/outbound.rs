@@ -95,6 +95,11 @@ impl Outbound {
         self.deadline_ns = deadline_ns;
     }
 
+    /// The request goes on: it is given up when nothing comes until then.
+    pub fn extend(&mut self, deadline_ns: u64) {
+        self.deadline_ns = deadline_ns;
+    }
+
     pub fn rest(&mut self, now_ns: u64) {
         self.work = Work::Idle;
         self.deadline_ns = now_ns + IDLE_NS_MAX;

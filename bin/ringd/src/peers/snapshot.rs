@@ -1,10 +1,17 @@
-//! Snapshots between ringd members, piece by piece.
+//! Snapshots: between ringd members piece by piece, to an etcd in one go.
 //!
 //! Each piece is a posted request of its own, with a checksum, and the next one follows when it was taken: written beside
 //! the receiver's page file. So a connection that breaks costs one piece, and the sender learns from any answer how much
-//! the receiver has. A snapshot for an etcd would have to be a database of etcd's, which there is not.
+//! the receiver has. An etcd takes one request with a database (`database`), of which a connection that breaks costs all.
 
-use super::{database::Part, exchange::Exchange, peer::Software, routes::Answer, Transport};
+use super::{
+    connection::{End, Lost},
+    database::Part,
+    exchange::Exchange,
+    peer::Software,
+    routes::Answer,
+    Transport,
+};
 use crate::member::{Input, SnapshotChunk, SnapshotFormat};
 use bytes::Bytes;
 use net::{
@@ -21,6 +28,12 @@ const SOFTWARE_NS_MAX: u64 = 10_000_000_000;
 const RETRY_NS: u64 = 200_000_000;
 /// A member that cannot take a snapshot is not offered another one before.
 const REFUSED_NS: u64 = 5_000_000_000;
+/// Bytes of a database that may wait for its connection to take them.
+const WAITING_BYTES_MAX: usize = 4 << 20;
+/// A database of which the connection takes nothing for this long is given up...
+const TAKE_NS_MAX: u64 = 30_000_000_000;
+/// ...and so is one that is all sent when no answer comes: the receiver makes it durable before.
+const ANSWER_NS_MAX: u64 = 300_000_000_000;
 
 /// A snapshot on its way to another member.
 pub struct Sending {
@@ -40,6 +53,16 @@ enum Step {
     Reading,
     /// A piece is on its way.
     Posted,
+    /// A database is being laid out. No connection is open before there is something to send: etcd waits for a few seconds
+    /// only.
+    LayingOut,
+    /// A database is on its way by this connection, all but the first bytes of it.
+    Streaming {
+        connection: Option<u32>,
+        /// Bytes are asked for.
+        asked: bool,
+        ended: bool,
+    },
     /// To be asked for again then.
     Pause { until_ns: u64 },
     /// It cannot be sent; to be told then, so that it is not tried again at once.
@@ -82,6 +105,7 @@ impl Receiving {
 impl Transport {
     /// The member has a snapshot for another one.
     pub fn send_snapshot(&mut self, id: u64, snapshot: u64, message: Box<Message>, now_ns: u64) {
+        self.stop_streaming(id, now_ns);
         let Some(peer) = self.peers.get_mut(&id) else {
             return self.snapshot_over(id, snapshot, false);
         };
@@ -116,6 +140,13 @@ impl Transport {
         let Some(sending) = &mut peer.sending else {
             return;
         };
+        if sending.id == snapshot && sending.place == offset {
+            match sending.step {
+                Step::LayingOut => return self.begin_database(id, bytes, last, now_ns),
+                Step::Streaming { .. } => return self.stream_database(id, bytes, last, now_ns),
+                _ => {}
+            }
+        }
         let wanted = sending.id == snapshot
             && sending.place == offset
             && matches!(sending.step, Step::Reading);
@@ -132,9 +163,10 @@ impl Transport {
     }
 
     /// The member gave the snapshot up.
-    pub fn cancel_snapshot(&mut self, id: u64, snapshot: u64) {
-        if let Some(peer) = self.peers.get_mut(&id) {
-            if peer.sending.as_ref().is_some_and(|s| s.id == snapshot) {
+    pub fn cancel_snapshot(&mut self, id: u64, snapshot: u64, now_ns: u64) {
+        if self.sending(id, snapshot).is_some() {
+            self.stop_streaming(id, now_ns);
+            if let Some(peer) = self.peers.get_mut(&id) {
                 peer.sending = None;
                 peer.queues.piece = None;
             }
@@ -181,14 +213,14 @@ impl Transport {
                 self.want(id, snapshot, offset);
             }
             (Step::AskSoftware, Software::Etcd) => {
-                sending.step = Step::Refused {
-                    until_ns: now_ns + REFUSED_NS,
-                };
-                let line = format!(
-                    "member {id:x} is an etcd and needs a snapshot, which cannot be sent to it in its format yet. Let an \
-                     etcd lead until it has caught up, or replace it by a ringd"
-                );
-                self.notices.say(now_ns, line);
+                sending.step = Step::LayingOut;
+                let snapshot = sending.id;
+                self.want_of(id, snapshot, SnapshotFormat::Etcd, 0);
+            }
+            // The member gives up what takes too long to lay out, the connection what is not taken.
+            (Step::LayingOut | Step::Streaming { .. }, _) => {
+                over = false;
+                self.want_database(id);
             }
             (Step::AskSoftware, Software::Unknown) => over = unknown,
             (Step::Pause { until_ns }, _) if *until_ns <= now_ns => {
@@ -204,10 +236,14 @@ impl Transport {
     }
 
     fn want(&mut self, peer: u64, id: u64, offset: u64) {
+        self.want_of(peer, id, SnapshotFormat::Ringd, offset);
+    }
+
+    fn want_of(&mut self, peer: u64, id: u64, format: SnapshotFormat, offset: u64) {
         self.inputs.push(Input::SnapshotWanted {
             peer,
             id,
-            format: SnapshotFormat::Ringd,
+            format,
             offset,
         });
     }
@@ -453,7 +489,143 @@ impl Transport {
     }
 }
 
+/// Databases to members that are etcds.
 impl Transport {
+    /// The first bytes are there: the Raft message, and with it the way is known.
+    fn begin_database(&mut self, id: u64, bytes: &[u8], last: bool, now_ns: u64) {
+        let Some(peer) = self.peers.get_mut(&id) else {
+            return;
+        };
+        let Some(sending) = &mut peer.sending else {
+            return;
+        };
+        sending.place = bytes.len() as u64;
+        sending.step = Step::Streaming {
+            connection: None,
+            asked: false,
+            ended: last,
+        };
+        peer.queues.piece = Some(Exchange::Database {
+            id: sending.id,
+            first: Bytes::copy_from_slice(bytes),
+        });
+        self.pump(id, now_ns);
+    }
+
+    /// The request has a connection, which is being opened.
+    pub(super) fn database_begun(&mut self, id: u64, snapshot: u64, opened: u32) {
+        let mut is_whole = false;
+        if let Some(sending) = self.sending(id, snapshot) {
+            if let Step::Streaming {
+                connection, ended, ..
+            } = &mut sending.step
+            {
+                *connection = Some(opened);
+                is_whole = *ended;
+            }
+        }
+        let end = self.connections.get_mut(&opened).map(|c| &mut c.end);
+        if let (true, Some(End::Out(outbound))) = (is_whole, end) {
+            outbound.client.finish();
+        }
+        self.want_database(id);
+    }
+
+    /// The connection by which a member gets a database.
+    fn streaming(&self, id: u64) -> Option<u32> {
+        match self.peers.get(&id)?.sending.as_ref()?.step {
+            Step::Streaming { connection, .. } => connection,
+            _ => None,
+        }
+    }
+
+    /// A database that is on its way is not wanted any more.
+    fn stop_streaming(&mut self, id: u64, now_ns: u64) {
+        if let Some(connection) = self.streaming(id) {
+            self.end(connection, Lost::Dropped, now_ns);
+        }
+    }
+
+    /// Asks for more of a database once its connection has taken most of what there was.
+    pub(super) fn want_database(&mut self, id: u64) {
+        let connection = self.streaming(id);
+        let connection = connection.and_then(|connection| self.connections.get_mut(&connection));
+        let room = connection.is_some_and(|c| c.output().len() < WAITING_BYTES_MAX);
+        let peer = self.peers.get_mut(&id);
+        let Some(sending) = peer.and_then(|peer| peer.sending.as_mut()) else {
+            return;
+        };
+        if let Step::Streaming { asked, ended, .. } = &mut sending.step {
+            if room && !*ended && !std::mem::replace(asked, true) {
+                let (snapshot, place) = (sending.id, sending.place);
+                self.want_of(id, snapshot, SnapshotFormat::Etcd, place);
+            }
+        }
+    }
+
+    /// The next bytes.
+    fn stream_database(&mut self, id: u64, bytes: &[u8], last: bool, now_ns: u64) {
+        let connection = self.streaming(id);
+        let peer = self.peers.get_mut(&id);
+        let Some(sending) = peer.and_then(|peer| peer.sending.as_mut()) else {
+            return;
+        };
+        sending.place += bytes.len() as u64;
+        if let Step::Streaming { asked, ended, .. } = &mut sending.step {
+            (*asked, *ended) = (false, last);
+        }
+        let Some(connection) = connection else {
+            return;
+        };
+        let end = self.connections.get_mut(&connection).map(|c| &mut c.end);
+        if let Some(End::Out(outbound)) = end {
+            outbound.client.chunk(bytes);
+            outbound.extend(now_ns + TAKE_NS_MAX);
+            if last {
+                outbound.client.finish();
+                outbound.extend(now_ns + ANSWER_NS_MAX);
+            }
+        }
+        self.touch(connection);
+        self.want_database(id);
+    }
+
+    pub(super) fn database_answered(
+        &mut self,
+        id: u64,
+        snapshot: u64,
+        status: u16,
+        body: &[u8],
+        now_ns: u64,
+    ) {
+        let Some(sending) = self.sending(id, snapshot) else {
+            return;
+        };
+        let is_sent = matches!(sending.step, Step::Streaming { ended: true, .. });
+        if is_sent && (200..300).contains(&status) {
+            if let Some(peer) = self.peers.get_mut(&id) {
+                peer.sending = None;
+            }
+            return self.snapshot_over(id, snapshot, true);
+        }
+        let text = String::from_utf8_lossy(body);
+        let line = format!(
+            "member {id:x} does not take a snapshot: status {status}, {}",
+            text.trim()
+        );
+        self.notices.say(now_ns, line);
+        self.database_refused(id, snapshot, now_ns);
+    }
+
+    /// It did not arrive: the member is told so after a while, and may send another one.
+    pub(super) fn database_refused(&mut self, id: u64, snapshot: u64, now_ns: u64) {
+        if let Some(sending) = self.sending(id, snapshot) {
+            sending.step = Step::Refused {
+                until_ns: now_ns + REFUSED_NS,
+            };
+        }
+    }
+
     /// The request that brings a database may go on.
     fn part_taken(&mut self, connection: Option<u32>, now_ns: u64) {
         let Some(connection) = connection else {

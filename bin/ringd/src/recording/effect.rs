@@ -159,6 +159,10 @@ fn encode_disk(effect: &Effect, out: &mut Writer) -> u8 {
             out.u64(digest(&job.content()));
             29
         }
+        Effect::Upkeep(UpkeepJob::Reapply(job)) => {
+            out.u64(job.from());
+            30
+        }
         _ => 0,
     }
 }
@@ -208,7 +212,7 @@ fn encode_snapshot(effect: &Effect, out: &mut Writer) -> u8 {
             out.u64(*id);
             out.u64(*offset);
             out.u64(*bytes_max as u64);
-            out.u64(source.bytes());
+            out.u64(source.bytes().unwrap_or_default());
             42
         }
         Effect::SnapshotBytes {

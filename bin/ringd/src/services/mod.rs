@@ -74,6 +74,10 @@ pub fn decode(method: MethodId, message: Bytes, limits: &Limits) -> Result<Call,
             parse::<pb::DefragmentRequest>(message)?;
             Request::Defragment
         }
+        M::Snapshot => {
+            parse::<pb::SnapshotRequest>(message)?;
+            Request::Snapshot
+        }
         M::Hash => {
             parse::<pb::HashRequest>(message)?;
             Request::Hash
@@ -89,8 +93,7 @@ pub fn decode(method: MethodId, message: Bytes, limits: &Limits) -> Result<Call,
         M::MemberRemove => Request::MemberRemove(parse(message)?),
         M::MemberUpdate => Request::MemberUpdate(parse(message)?),
         M::MemberPromote => Request::MemberPromote(parse(message)?),
-        M::Snapshot
-        | M::AuthEnable
+        M::AuthEnable
         | M::AuthDisable
         | M::AuthStatus
         | M::Authenticate

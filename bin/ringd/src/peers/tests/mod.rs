@@ -1,6 +1,7 @@
 //! Transports that talk to each other in memory, and to a hand-written other side.
 
 mod answers;
+mod databases;
 mod exchanges;
 mod snapshots;
 mod standing;
@@ -225,6 +226,9 @@ impl World {
                 (cable.listener, cable.dialler),
             ] {
                 let now_ns = self.now_ns;
+                if !self.member(to.0).wants_input(to.1) {
+                    continue;
+                }
                 let Some(output) = self.member(from.0).output(from.1) else {
                     continue;
                 };

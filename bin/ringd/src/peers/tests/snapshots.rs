@@ -199,31 +199,6 @@ fn what_does_not_move_is_given_up() {
 }
 
 #[test]
-fn an_etcd_is_not_sent_what_it_cannot_take() {
-    let mut world = World::of(&[1, 2]);
-    world.settle();
-    world.told(1);
-    let now_ns = world.now_ns;
-    world
-        .member(1)
-        .peers
-        .get_mut(&2)
-        .unwrap()
-        .learn_software(false);
-    let snapshot = Box::new(message(MessageType::MsgSnap, 1, 2));
-    world.member(1).send_snapshot(2, 9, snapshot, now_ns);
-    world.settle();
-    assert!(
-        world.notices[0].contains("is an etcd"),
-        "{:?}",
-        world.notices
-    );
-    assert_eq!(world.told(1), Vec::<String>::new());
-    world.pass(6_000);
-    assert_eq!(world.told(1), ["snapshot 9 for 2 delivered: false"]);
-}
-
-#[test]
 fn a_newer_snapshot_takes_the_place_of_an_older_one() {
     let mut transfer = Transfer::begin(10 * PIECE);
     transfer.step();
@@ -242,7 +217,8 @@ fn a_newer_snapshot_takes_the_place_of_an_older_one() {
     );
     assert!(told.contains(&"want 10 for 2 at 0".to_owned()), "{told:?}");
     // A snapshot that the member gave up is forgotten.
-    transfer.world.member(1).cancel_snapshot(2, 10);
+    let now_ns = transfer.world.now_ns;
+    transfer.world.member(1).cancel_snapshot(2, 10, now_ns);
     transfer.world.pass(40_000);
     assert_eq!(transfer.world.told(1), Vec::<String>::new());
 }
