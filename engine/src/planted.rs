@@ -29,6 +29,18 @@ pub enum Fault {
     ElementsOverlap,
     /// A store that is opened again begins at the revision before its last.
     RevisionForgotten,
+    /// A checkpoint's pages are not flushed before the meta page that names them.
+    FlushSkipped,
+    /// Nor are those of a snapshot that came in, and they are not read back from the device before it is put in its place.
+    CopyUnflushed,
+    /// Pages are used as they come from the device.
+    PageUnchecked,
+    /// Only the first condition of a transaction is looked at.
+    CompareFirstOnly,
+    /// Leases end after three quarters of their time.
+    ExpireEarly,
+    /// Progress is told to watchers that are behind as well.
+    ProgressAhead,
 }
 
 #[cfg(feature = "planted-bugs")]

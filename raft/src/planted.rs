@@ -27,6 +27,8 @@ pub enum Fault {
     AbaWrite,
     /// Reads are answered without asking a quorum.
     ReadUnconfirmed,
+    /// A new leader confirms reads before it has committed anything itself.
+    ReadBeforeOwnTerm,
     /// During a joint phase only the new voters decide.
     IncomingOnly,
     /// A node campaigns although a committed configuration change is not applied.

@@ -141,13 +141,14 @@ impl Node {
     fn lead_read(&mut self, reader: Reader) {
         let alone = self.tracker.config.voters.is_only(self.id);
         let at_once = alone || self.lease_holds() || self.planted(Fault::ReadUnconfirmed);
-        if self.committed_in_term() && at_once {
+        let knows_commit = self.committed_in_term() || self.planted(Fault::ReadBeforeOwnTerm);
+        if knows_commit && at_once {
             self.answer_read(reader, self.log.commit());
         } else if self.rounds.waiting >= READ_WAITERS_MAX {
             self.fail_read(reader);
         } else {
             self.rounds.waiting += 1;
-            if self.committed_in_term() {
+            if knows_commit {
                 self.rounds.gathered.push(reader);
             } else {
                 self.rounds.parked.push(reader);

@@ -25,7 +25,7 @@ const REPEATED_SEEDS: u64 = 20;
 const REPEATED_NS: u64 = 60_000_000_000;
 
 /// What every run of this size must have met; a kind that is missing means that the simulator lost it.
-const MET: [&str; 32] = [
+const MET: [&str; 34] = [
     "bit rot in the log",
     "bit rot in the pages",
     "checkpoint",
@@ -34,6 +34,7 @@ const MET: [&str; 32] = [
     "crash",
     "crash in an install",
     "crash of all",
+    "damage reported",
     "disk full",
     "disk stall",
     "leader isolated",
@@ -56,6 +57,7 @@ const MET: [&str; 32] = [
     "partition",
     "power loss",
     "process paused",
+    "snapshot connection reset",
     "snapshot installed",
     "snapshot resumed",
 ];

@@ -15,6 +15,10 @@ pub enum Fault {
     CheckpointAhead,
     /// A proposal is handed to Raft twice.
     ProposeTwice,
+    /// A caller whose write may have been done is told that it was refused.
+    UnknownRefused,
+    /// That a change of members is committed is not persisted at once. Once a bug.
+    ChangeLazy,
     /// What Raft gives out while a snapshot is being installed is logged at once, and not behind the snapshot.
     InstallOvertaken,
     /// A snapshot may begin to come in while another one is being written. Once a bug.

@@ -4,7 +4,7 @@ use crate::page::{u32_at, Extent, PageNo, META_PAGES};
 
 const COUNTS: usize = 12;
 const WRITTEN: usize = 12;
-const EXTENT: usize = 8;
+pub(super) const EXTENT: usize = 8;
 
 /// Contiguous pages written by a checkpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

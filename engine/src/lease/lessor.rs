@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::checkpoint::{CheckpointConfig, Schedule};
 use super::expiry::Pass;
+use crate::planted::{planted, Fault};
 
 pub(super) const NANOS_PER_SECOND: u64 = 1_000_000_000;
 
@@ -399,8 +400,12 @@ impl Lessor {
             return;
         };
         let left_seconds = lease.left_seconds();
+        let left_ns = match planted(Fault::ExpireEarly) {
+            true => nanos(left_seconds) / 4 * 3,
+            false => nanos(left_seconds),
+        };
         let deadline_ns = now_ns
-            .saturating_add(nanos(left_seconds))
+            .saturating_add(left_ns)
             .saturating_add(self.margin_ns(left_seconds))
             .saturating_add(extend_ns);
         self.move_deadline(id, deadline_ns);

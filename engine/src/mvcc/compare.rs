@@ -3,6 +3,7 @@
 use super::key_range::KeyRange;
 use super::read::{Found, Reader};
 use crate::page::Miss;
+use crate::planted::{planted, Fault};
 use proto::etcdserverpb::{
     compare::{CompareResult, CompareTarget, TargetUnion},
     Compare,
@@ -15,6 +16,9 @@ impl Reader<'_> {
         for compare in compares {
             if !self.compare(compare)? {
                 return Ok(false);
+            }
+            if planted(Fault::CompareFirstOnly) {
+                break;
             }
         }
         Ok(true)

@@ -3,7 +3,7 @@
 //! `ringd-sim --seconds 600` runs seeds until the time is over and ends with the first failure; `--seed N` runs one and
 //! prints the last events, `--tell N` of them; `--first N` and `--last N` say where to begin and to end, `--minutes N` how much simulated time a
 //! seed has. With the feature `planted-bugs`, `--planted` breaks one rule after another and ends with a table of the seeds at
-//! which that was noticed, and `--plant NAME` breaks one.
+//! which that was noticed (`--only NAME`: of one), and `--plant NAME` breaks one in whatever else is run.
 
 use std::time::{Duration, Instant};
 
@@ -21,6 +21,9 @@ struct Arguments {
     duration_ns: u64,
     #[cfg(feature = "planted-bugs")]
     planted: bool,
+    /// Bugs with this in their name.
+    #[cfg(feature = "planted-bugs")]
+    only: String,
 }
 
 fn arguments() -> Result<Arguments, String> {
@@ -33,12 +36,19 @@ fn arguments() -> Result<Arguments, String> {
         duration_ns: DURATION_NS,
         #[cfg(feature = "planted-bugs")]
         planted: false,
+        #[cfg(feature = "planted-bugs")]
+        only: String::new(),
     };
     let mut words = std::env::args().skip(1);
     while let Some(word) = words.next() {
         #[cfg(feature = "planted-bugs")]
         if word == "--planted" {
             found.planted = true;
+            continue;
+        }
+        #[cfg(feature = "planted-bugs")]
+        if word == "--only" {
+            found.only = words.next().unwrap_or_default();
             continue;
         }
         #[cfg(feature = "planted-bugs")]
@@ -70,58 +80,40 @@ fn arguments() -> Result<Arguments, String> {
     Ok(found)
 }
 
-/// Plants each bug, one per core at a time, and tells at which seed it showed.
+/// Plants one bug after another, and tells at which seed each was noticed and by what.
 #[cfg(feature = "planted-bugs")]
-fn find_planted(arguments: &Arguments) {
-    use sim::planted::{find, ALL, SEEDS_MAX};
-    use std::sync::{
-        atomic::{AtomicUsize, Ordering},
-        Mutex,
-    };
+fn find_planted(arguments: &Arguments) -> ! {
+    use sim::hunt::{hunt, Hunt, SEEDS_MAX};
     std::panic::set_hook(Box::new(|_| {}));
-    let next = AtomicUsize::new(0);
-    let table = Mutex::new(vec![String::new(); ALL.len()]);
-    let missed = AtomicUsize::new(0);
-    let hunt = || loop {
-        let at = next.fetch_add(1, Ordering::Relaxed);
-        let Some(bug) = ALL.get(at) else { return };
-        let begun = Instant::now();
-        let found = find(*bug, arguments.first, arguments.duration_ns);
-        let seconds = begun.elapsed().as_secs();
-        let name = format!("{bug:?}");
-        let line = match found {
-            Some(found) => {
-                let why = found.failure.lines().next().unwrap_or_default();
-                let why: String = why.chars().take(120).collect();
-                let seed = arguments.first + found.seeds - 1;
-                format!("{name:<28} {seed:>6} {seconds:>6} s  {why}")
-            }
-            None => {
-                missed.fetch_add(1, Ordering::Relaxed);
-                format!("{name:<28}  never {seconds:>6} s  not noticed in {SEEDS_MAX} seeds")
-            }
+    let line = |hunt: &Hunt| {
+        let (seed, what) = match &hunt.noticed {
+            Some((seed, failure)) => (seed.to_string(), failure.lines().next().unwrap_or("")),
+            None => ("never".to_string(), ""),
         };
-        eprintln!("{line}");
-        if let Ok(mut table) = table.lock() {
-            table[at] = line;
-        }
+        let what: String = what.chars().take(120).collect();
+        let (name, seconds) = (format!("{:?}", hunt.bug), hunt.spent.as_secs());
+        format!("{name:<28} {seed:>6} {seconds:>6} s  {what}")
     };
-    std::thread::scope(|scope| {
-        let cores = std::thread::available_parallelism().map_or(1, |count| count.get());
-        for _ in 0..cores {
-            scope.spawn(hunt);
-        }
+    let wanted = |bug: &sim::planted::Plant| format!("{bug:?}").contains(&arguments.only);
+    let bugs = sim::planted::ALL.iter().copied().filter(wanted);
+    let begun = Instant::now();
+    let hunts = hunt(bugs, arguments.first, arguments.duration_ns, |hunt| {
+        eprintln!("{}", line(hunt))
     });
     println!(
         "{:<28} {:>6} {:>8}  what was noticed",
-        "planted bug", "seed", "time"
+        "planted bug", "seed", "cpu time"
     );
-    for line in table.into_inner().unwrap_or_default() {
-        println!("{line}");
+    for hunt in &hunts {
+        println!("{}", line(hunt));
     }
-    let missed = missed.into_inner();
-    println!("{} of {} noticed", ALL.len() - missed, ALL.len());
-    std::process::exit(i32::from(missed > 0));
+    let noticed = hunts.iter().filter(|hunt| hunt.noticed.is_some()).count();
+    println!(
+        "{noticed} of {} noticed, within {SEEDS_MAX} seeds each, in {} s",
+        hunts.len(),
+        begun.elapsed().as_secs()
+    );
+    std::process::exit(i32::from(noticed < hunts.len()));
 }
 
 fn main() {
@@ -143,7 +135,7 @@ fn main() {
     }
     #[cfg(feature = "planted-bugs")]
     if arguments.planted {
-        return find_planted(&arguments);
+        find_planted(&arguments);
     }
     let begun = Instant::now();
     let mut coverage = Coverage::default();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use prost::Message as _;
-use proto::etcdserverpb as pb;
+use proto::etcdserverpb::{self as pb, watch_request::RequestUnion};
 use ringd::member::Input;
 use ringd::request::{CallId, Request};
 use ringd::status::Status;
@@ -356,12 +356,26 @@ impl World {
         this.waits = Waits::Stream;
         this.asked_ns = now;
         let request = Request::Watch(pb::WatchRequest {
-            request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)),
+            request_union: Some(RequestUnion::CreateRequest(create)),
         });
         self.dispatch(client, request);
         if !self.clients.quiet {
             let stays = self.chance.clients.around(WATCH_NS);
             self.wake_client(client, stays);
+        }
+    }
+
+    /// How far is the watch? Asked while it may still read what it missed.
+    fn ask_progress(&mut self, client: usize) {
+        if self.plan.clients.asks_progress {
+            self.coverage.hit("progress asked");
+            let progress = pb::WatchProgressRequest {};
+            self.dispatch(
+                client,
+                Request::Watch(pb::WatchRequest {
+                    request_union: Some(RequestUnion::ProgressRequest(progress)),
+                }),
+            );
         }
     }
 
@@ -553,6 +567,7 @@ impl World {
                     Err(error) => return self.fail(format!("a watch response: {error}")),
                 };
                 match watched.receive(&response, &self.history) {
+                    Ok(Seen::More) if response.created => self.ask_progress(client),
                     Ok(Seen::More) => {}
                     Ok(Seen::Canceled) => {
                         self.coverage.hit("watch compacted");

@@ -149,6 +149,8 @@ pub struct Disk {
     flying: Vec<Write>,
     /// The last writes that are durable: segment, offset, length.
     written: VecDeque<(SegmentId, u64, usize)>,
+    /// What the last write took the place of, if that was not flushed: only with a bug planted.
+    unflushed: Option<(SegmentId, u64, Vec<u8>)>,
     op: Option<FileOp>,
 }
 
@@ -199,6 +201,11 @@ impl Disk {
             }
             self.written
                 .push_back((write.segment, write.offset, write.buf.len()));
+            self.unflushed = planted::in_shell(planted::Shell::LogUnflushed).then(|| {
+                let mut before = vec![0; write.buf.len()];
+                let _ = self.log.read_at(write.segment, write.offset, &mut before);
+                (write.segment, write.offset, before)
+            });
             self.log.write(&write)
         };
         Some((write, result))
@@ -327,6 +334,9 @@ impl Disk {
     /// The machine or the process is gone. After a power loss, what was not flushed is kept in part; a process that dies
     /// leaves its completed writes to the kernel, which keeps them.
     pub fn crash(&mut self, power_loss: bool, chance: &mut Chance) {
+        if let Some((segment, offset, before)) = self.unflushed.take().filter(|_| power_loss) {
+            let _ = self.log.0.write_at(segment, offset, &before);
+        }
         for write in std::mem::take(&mut self.flying) {
             self.tear(&write, chance);
         }

@@ -5,6 +5,7 @@ use raft::Role;
 use ringd::member::Input;
 use ringd::request::{CallId, Request};
 
+use super::chance::Chance;
 use super::membership::Standing;
 use super::network::Links;
 use super::node::name;
@@ -229,6 +230,12 @@ impl World {
         running.paused = false;
         running.turn_due = false;
         running.clock.go_on(now);
+        // What waits in many sockets is read in any order: clients may come before the members' messages of hours ago.
+        if Chance::stream(now, 10).percent(50) {
+            running
+                .inbox
+                .sort_by_key(|input| !matches!(input, Input::Ask { .. }));
+        }
         self.say(|| format!("{} goes on", name(node)));
         self.want_turn(node, life);
     }

@@ -1,6 +1,7 @@
 //! What a machine does: it starts, takes turns, carries out what its member decided, and dies.
 
 use engine::page::{is_disk_full, Progress, Stage};
+use engine::wal::{self, Expect, SegmentId};
 use proto::raftpb::EntryType;
 use ringd::member::{Effect, Input};
 use ringd::request::CallId;
@@ -43,8 +44,41 @@ impl World {
         if self.node(number).refetches {
             self.coverage.hit("member without its data started");
         }
+        self.replayed(number);
         self.after(0, Event::Pulse { node: number, life });
         self.connect(number);
+    }
+
+    /// What the log says to be committed is applied at a start, be it for the first time anywhere: whoever knew of the commit
+    /// waited for pages when it died.
+    fn replayed(&mut self, number: usize) {
+        let all = self.history.applied();
+        let node = self.node(number);
+        let Some(running) = node.running.as_ref().filter(|_| node.applied_seen > all) else {
+            return;
+        };
+        let expect = Expect {
+            first_needed: Some(SegmentId(
+                running.member.store().log_mark().first_needed_segment,
+            )),
+            applied: all,
+            ..Expect::default()
+        };
+        let until = node.applied_seen;
+        let log = match wal::recover(&node.disk.log, expect) {
+            Ok(log) => log,
+            Err(error) => return self.fail(format!("{}: {error}", name(number))),
+        };
+        let mut decided = false;
+        let mut replayed = log.entries.iter().take_while(|e| e.index() <= until);
+        let verdict = replayed.try_for_each(|entry| {
+            decided |= entry.r#type() != EntryType::EntryNormal;
+            self.history.entry_applied(entry.index(), entry)
+        });
+        self.judge(number, verdict);
+        if decided {
+            self.membership_decided(number);
+        }
     }
 
     fn may_start(&self, number: usize) -> bool {
@@ -144,6 +178,15 @@ impl World {
         if let Some(running) = counts {
             // What it once had was counted, whatever became of it.
             node.durable_index = running.member.log().durable_index();
+            let commit = running.member.node().commit_index();
+            let had = std::mem::replace(&mut node.sure_index, node.durable_index.min(commit));
+            if node.durable_index < had {
+                let durable = node.durable_index;
+                return self.fail(format!(
+                    "{} had entry {had} on disk, committed, and counts although its log ends with entry {durable}",
+                    name(number)
+                ));
+            }
             if std::mem::take(&mut node.refetches) {
                 self.coverage.hit("member has its data again");
                 let id = node.id;
@@ -190,6 +233,16 @@ impl World {
         self.judge(number, verdict);
         if decided {
             self.membership_decided(number);
+        }
+        for id in self.history.take_reported() {
+            self.coverage.hit("damage reported");
+            let harmed = self.number_of(id).map(|number| self.node(number));
+            if harmed.is_some_and(|node| !node.was_rotten) {
+                self.fail(format!(
+                    "{} reports damage to its data, and its disk never was damaged",
+                    self.name_of(id)
+                ));
+            }
         }
         for lease in self.history.take_revoked() {
             let verdict = self.leases.ended(lease, self.now);

@@ -211,6 +211,7 @@ impl World {
         self.say(|| format!("{}: {what}", name(victim)));
         let node = self.node_mut(victim);
         node.rotten = true;
+        node.was_rotten = true;
         node.excused = true;
         let delay = self.chance.faults.around(FOUND_OUT_NS);
         self.after(delay, Event::Replace { node: victim });

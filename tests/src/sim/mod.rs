@@ -16,6 +16,8 @@ pub mod coverage;
 mod disk;
 mod faults;
 mod finish;
+#[cfg(feature = "planted-bugs")]
+pub mod hunt;
 mod links;
 mod machine;
 mod membership;

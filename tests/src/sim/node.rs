@@ -56,6 +56,9 @@ pub struct Node {
     pub full_disk: u64,
     /// Last entry known to be durable, also while the member is down.
     pub durable_index: u64,
+    /// Last entry that it had on disk and knew to be committed: no crash takes it, and after other damage it does not count
+    /// before it has that again.
+    pub sure_index: u64,
     /// Last entry that this life was seen to apply.
     pub applied_seen: u64,
     pub standing: Standing,
@@ -65,6 +68,8 @@ pub struct Node {
     pub joins: bool,
     /// Its disk was damaged by more than a crash.
     pub rotten: bool,
+    /// It ever was, whatever became of it.
+    pub was_rotten: bool,
     /// It started without what it had, and may still do.
     pub refetches: bool,
     /// It is gone for good.
@@ -119,11 +124,13 @@ impl Node {
             write_errors: 0,
             full_disk: 0,
             durable_index: 0,
+            sure_index: 0,
             applied_seen: 0,
             standing: Standing::Member,
             awaited_ns: 0,
             joins: false,
             rotten: false,
+            was_rotten: false,
             refetches: false,
             broken: false,
         }
@@ -156,7 +163,7 @@ impl Node {
                     growth_bytes: 64 << 10,
                     reserve_bytes: 64 << 10,
                 },
-                store: store_options(chance.draw()),
+                store: store_options(plan, chance.draw()),
                 wal: wal_config(plan, number, chance.draw()),
                 raft: raft_config(plan, chance.draw()),
                 member: |ids: wal::Identity| {
@@ -191,7 +198,15 @@ impl Node {
         .map_err(|error| format!("{} does not start: {error}", name(number)))?;
         assembled.member.set_scrub_interval(SCRUB_INTERVAL_NS);
         self.applied_seen = assembled.member.store().applied().0;
-        self.refetches = assembled.member.is_refetching();
+        let refetches = assembled.member.is_refetching();
+        if refetches && !self.refetches && !self.rotten {
+            return Err(format!(
+                "{} begins anew although its disk lost nothing but what was not flushed: {}",
+                name(number),
+                assembled.notes.join("; ")
+            ));
+        }
+        self.refetches = refetches;
         if self.refetches && self.rotten {
             // What was damaged is gone, and what comes instead is as good as any.
             (self.rotten, self.excused) = (false, false);
@@ -241,7 +256,7 @@ impl Node {
     }
 }
 
-fn store_options(seed: u64) -> store::Options {
+fn store_options(plan: &MemberPlan, seed: u64) -> store::Options {
     let election = u64::from(ELECTION_TICKS);
     let lease = lease::Config {
         min_ttl_seconds: lease::min_ttl_seconds(election, TICK_NS),
@@ -252,7 +267,7 @@ fn store_options(seed: u64) -> store::Options {
     let watch = watch::Config {
         identity: watch::Identity::default(),
         max_request_bytes: REQUEST_BYTES_MAX,
-        progress_interval_ns: 20_000_000_000,
+        progress_interval_ns: plan.progress_interval_ns,
         seed,
     };
     let mut options = store::Options::new(lease, watch);

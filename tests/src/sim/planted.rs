@@ -9,6 +9,8 @@
 pub enum Shell {
     /// The directory is not flushed after the page file was replaced.
     DirSyncForgotten,
+    /// A write of the log is reported before it is flushed: the power may take the last one.
+    LogUnflushed,
 }
 
 #[cfg(not(feature = "planted-bugs"))]
@@ -17,20 +19,16 @@ pub fn in_shell(_fault: Shell) -> bool {
 }
 
 #[cfg(feature = "planted-bugs")]
-pub use on::{find, in_shell, plant_named, Found, ALL, SEEDS_MAX};
+pub use on::{in_shell, plant, plant_named, Plant, ALL};
 
 #[cfg(feature = "planted-bugs")]
 mod on {
     use std::cell::Cell;
 
     use super::Shell;
-    use crate::sim::trace::Trace;
     use engine::planted::Fault as InEngine;
     use raft::planted::Fault as InRaft;
     use ringd::planted::Fault as InMember;
-
-    /// Within so many seeds a planted bug has to show.
-    pub const SEEDS_MAX: u64 = 2_000;
 
     #[derive(Clone, Copy, Debug)]
     pub enum Plant {
@@ -40,7 +38,7 @@ mod on {
         Shell(Shell),
     }
 
-    pub const ALL: [Plant; 22] = [
+    pub const ALL: &[Plant] = &[
         Plant::Raft(InRaft::VoteUndurable),
         Plant::Raft(InRaft::VoteTwice),
         Plant::Raft(InRaft::AckUndurable),
@@ -48,13 +46,30 @@ mod on {
         Plant::Raft(InRaft::CountTwice),
         Plant::Raft(InRaft::AppendUnchecked),
         Plant::Raft(InRaft::CommitUnproved),
+        Plant::Raft(InRaft::AbaWrite),
         Plant::Raft(InRaft::ReadUnconfirmed),
+        Plant::Raft(InRaft::ReadBeforeOwnTerm),
+        Plant::Raft(InRaft::LossForgotten),
+        Plant::Raft(InRaft::LossMadeUpEarly),
         Plant::Engine(InEngine::WatchSkips),
         Plant::Engine(InEngine::PreviousDropped),
+        Plant::Engine(InEngine::ProgressAhead),
         Plant::Engine(InEngine::CompactOneMore),
+        Plant::Engine(InEngine::CompareFirstOnly),
+        Plant::Engine(InEngine::FailureTaken),
+        Plant::Engine(InEngine::RemoveForgets),
+        Plant::Engine(InEngine::RevisionForgotten),
+        Plant::Engine(InEngine::ExpireEarly),
+        Plant::Engine(InEngine::FlushSkipped),
+        Plant::Engine(InEngine::CopyUnflushed),
+        Plant::Engine(InEngine::PageUnchecked),
+        Plant::Engine(InEngine::ClaimIgnored),
         Plant::Engine(InEngine::InstallKeepsLog),
         Plant::Engine(InEngine::CopyUnchecked),
         Plant::Member(InMember::ExpireAsFollower),
+        Plant::Member(InMember::RenewUnconfirmed),
+        Plant::Member(InMember::UnknownRefused),
+        Plant::Member(InMember::ChangeLazy),
         Plant::Member(InMember::ReadUnapplied),
         Plant::Member(InMember::CheckpointAhead),
         Plant::Member(InMember::ProposeTwice),
@@ -63,6 +78,7 @@ mod on {
         Plant::Member(InMember::EvictAtOnce),
         Plant::Member(InMember::ApplyOtherwise),
         Plant::Shell(Shell::DirSyncForgotten),
+        Plant::Shell(Shell::LogUnflushed),
     ];
 
     thread_local! {
@@ -73,7 +89,8 @@ mod on {
         SHELL.with(|planted| planted.get() == Some(fault))
     }
 
-    fn plant(plant: Option<Plant>) {
+    /// Plants a bug in everything that this thread runs, or none.
+    pub fn plant(plant: Option<Plant>) {
         raft::planted::plant(match plant {
             Some(Plant::Raft(fault)) => Some(fault),
             _ => None,
@@ -99,21 +116,5 @@ mod on {
         let found = ALL.iter().find(|bug| format!("{bug:?}").contains(name));
         plant(found.copied());
         found.is_some()
-    }
-
-    pub struct Found {
-        pub seeds: u64,
-        pub failure: String,
-    }
-
-    /// Runs seeds until one fails. Each of them must succeed without the bug: see the tests.
-    pub fn find(bug: Plant, first: u64, duration_ns: u64) -> Option<Found> {
-        plant(Some(bug));
-        let found = (1..=SEEDS_MAX).find_map(|seeds| {
-            let outcome = crate::sim::run_once(first + seeds - 1, duration_ns, Trace::default());
-            outcome.failure.map(|failure| Found { seeds, failure })
-        });
-        plant(None);
-        found
     }
 }

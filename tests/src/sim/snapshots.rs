@@ -343,6 +343,10 @@ impl World {
             last,
         };
         self.input(to, to_life, Input::SnapshotChunk(chunk));
+        if !self.calm && self.chance.network.per_million(self.plan.network.resets) {
+            self.coverage.hit("snapshot connection reset");
+            self.connection_breaks_for(number, 1 + 2 * self.plan.member.page_max_ns);
+        }
     }
 
     fn piece_taken(&mut self, node: usize, number: u64, offset: u64, result: Result<bool, String>) {
@@ -410,12 +414,17 @@ impl World {
     }
 
     fn connection_breaks(&mut self, number: u64) {
+        self.connection_breaks_for(number, RECONNECT_NS);
+    }
+
+    /// About that time goes by before another connection is made.
+    fn connection_breaks_for(&mut self, number: u64, mean_ns: u64) {
         let Some(transfer) = self.transfers.open.get(&number) else {
             return;
         };
         let offset = transfer.offset;
         self.coverage.hit("snapshot interrupted");
-        let delay = self.chance.network.around(RECONNECT_NS);
+        let delay = self.chance.network.around(mean_ns);
         let reconnect = SnapshotEvent::Reconnect {
             transfer: number,
             offset,

@@ -11,6 +11,8 @@ pub const ELECTION_TICKS: u32 = 10;
 pub const DURATION_NS: u64 = 600 * SECOND_NS;
 /// Seeds with a crowd of readers.
 const CROWDED_PERCENT: u64 = 8;
+/// They have this part of the time that others have.
+const CROWDED_SHORTER: u64 = 2;
 /// What may be resident there; others draw more.
 const CROWDED_RESIDENT_BYTES: u64 = 8 << 10;
 /// Clocks run at least this slow and at most this fast, in nanoseconds per million.
@@ -36,6 +38,8 @@ pub struct NetworkPlan {
     pub small_pieces: bool,
     /// Per million pieces of snapshots, with a bit flipped.
     pub damage: u64,
+    /// Per million pieces of snapshots: the connection breaks behind it, before the receiver's answer.
+    pub resets: u64,
 }
 
 /// Mean time between two faults of a kind, 0 for never.
@@ -79,6 +83,7 @@ pub struct MemberPlan {
     pub page_max_ns: u64,
     /// Inputs gather for up to this long before they are decided upon.
     pub turn_max_ns: u64,
+    pub progress_interval_ns: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -95,6 +100,8 @@ pub struct ClientPlan {
     pub ttl_max_s: u64,
     /// Ranges have no limit, and most of them are long.
     pub wide_ranges: bool,
+    /// Watchers ask how far they are.
+    pub asks_progress: bool,
 }
 
 impl ClientPlan {
@@ -155,14 +162,20 @@ impl Swarm {
             clients: draw_clients(chance),
         };
         // Drawn apart, so that the others are what they were without it.
+        let mut apart = Chance::stream(seed, 9);
+        swarm.network.resets = *apart.pick(&[0, 0, 200_000]);
+        swarm.clients.asks_progress = apart.percent(50);
+        swarm.member.progress_interval_ns = *apart.pick(&[SECOND_NS / 2, 20 * SECOND_NS]);
         if Chance::stream(seed, 8).percent(CROWDED_PERCENT) {
             swarm.crowd();
         }
         swarm
     }
 
-    /// Many readers of much where next to nothing may stay in memory, so that they meet absent pages side by side.
+    /// Many readers of much where next to nothing may stay in memory, so that they meet absent pages side by side. A simulated
+    /// minute of that takes ten times as long as another, so there are fewer of them.
     fn crowd(&mut self) {
+        self.duration_ns /= CROWDED_SHORTER;
         self.member.resident_bytes = CROWDED_RESIDENT_BYTES;
         self.member.page_max_ns = 200_000;
         self.member.turn_max_ns = 5 * MILLISECOND_NS;
@@ -203,6 +216,7 @@ fn draw_network(chance: &mut Chance) -> NetworkPlan {
         refusals: chance.percent(50),
         small_pieces: chance.percent(50),
         damage: *chance.pick(&[0, 0, 20_000]),
+        resets: 0,
     }
 }
 
@@ -252,6 +266,7 @@ fn draw_member(chance: &mut Chance) -> MemberPlan {
         write_max_ns: *chance.pick(&[200_000, 2 * MILLISECOND_NS, 100 * MILLISECOND_NS]),
         page_max_ns: *chance.pick(&[200_000, 20 * MILLISECOND_NS]),
         turn_max_ns: *chance.pick(&[1, 1, 50_000, 5 * MILLISECOND_NS]),
+        progress_interval_ns: 20 * SECOND_NS,
     }
 }
 
@@ -295,5 +310,6 @@ fn draw_clients(chance: &mut Chance) -> ClientPlan {
         weights,
         ttl_max_s: *chance.pick(&[2, 5, 12]),
         wide_ranges: false,
+        asks_progress: false,
     }
 }

@@ -332,6 +332,9 @@ impl Member {
 
     /// What a caller is told whose proposal was begun then and not applied in time.
     pub(super) fn timeout_error(&self, begun_ns: u64) -> RequestError {
+        if planted(Fault::UnknownRefused) {
+            return RequestError::TooManyRequests;
+        }
         let elected_ns = self.cluster.leader_since_ns;
         let election_ns = self.config.tick_ns * u64::from(self.config.election_ticks);
         if begun_ns < elected_ns && begun_ns + 2 * election_ns > elected_ns {

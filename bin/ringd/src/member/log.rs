@@ -1,6 +1,7 @@
 //! Raft's output to the log, and the log's completions to Raft.
 
 use super::{Effect, Member, Persisting};
+use crate::planted::{planted, Fault};
 use engine::wal::{AlignedBuf, ReadError, Ticket};
 use proto::raftpb::{Entry, EntryType};
 use raft::Ready;
@@ -36,7 +37,9 @@ impl Member {
         let hard_state = ready.hard_state.or(self.lazy_hard_state);
         // That a change of members is committed may be known to nobody else soon, when a removed one is taken away.
         let changes_members = |entry: &Entry| entry.r#type() != EntryType::EntryNormal;
-        let is_wanted = hard_state.is_some() && ready.committed.iter().any(changes_members);
+        let is_wanted = hard_state.is_some()
+            && ready.committed.iter().any(changes_members)
+            && !planted(Fault::ChangeLazy);
         if !ready.must_sync && !is_wanted {
             // Any other commit index alone is worth no flush: it goes along with the next entries.
             self.lazy_hard_state = hard_state;

@@ -10,7 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use engine::store::Store;
 use prost::Message as _;
-use proto::etcdserverpb::{self as pb, InternalRaftRequest};
+use proto::etcdserverpb::{self as pb, alarm_request::AlarmAction, InternalRaftRequest};
 use proto::mvccpb::Event;
 use proto::raftpb::{Entry, EntryType};
 use ringd::request::Request;
@@ -69,6 +69,8 @@ pub struct History {
     states: BTreeMap<u64, u64>,
     /// Leases revoked by the last entry, for the lease checker.
     revoked: Vec<i64>,
+    /// Members that reported damage to their data by the last entry.
+    reported: Vec<u64>,
     pub writes_known: u64,
     pub reads_known: u64,
     pub unknown: u64,
@@ -87,6 +89,7 @@ impl Default for History {
             granted: BTreeSet::new(),
             states: BTreeMap::new(),
             revoked: Vec::new(),
+            reported: Vec::new(),
             writes_known: 0,
             reads_known: 0,
             unknown: 0,
@@ -190,6 +193,11 @@ impl History {
     fn execute(&mut self, index: u64, entry: &Entry) -> Verdict {
         let request = InternalRaftRequest::decode(entry.data())
             .map_err(|error| format!("entry {index} cannot be decoded: {error}"))?;
+        if let Some(alarm) = request.alarm.as_ref().filter(|alarm| {
+            alarm.action() == AlarmAction::Activate && alarm.alarm() == pb::AlarmType::Corrupt
+        }) {
+            self.reported.push(alarm.member_id);
+        }
         let Some((request, mark)) = operations::of_entry(&request) else {
             return Ok(());
         };
@@ -219,6 +227,11 @@ impl History {
     /// Leases that ended since the last call.
     pub fn take_revoked(&mut self) -> Vec<i64> {
         std::mem::take(&mut self.revoked)
+    }
+
+    /// Members that reported damage since the last call.
+    pub fn take_reported(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.reported)
     }
 
     /// What a member shows of itself after it applied up to `index`.
