@@ -169,7 +169,10 @@ fn stream(source: &CopySource) -> Vec<u8> {
 fn install(arriving: Arriving, dir: &Dir) -> Result<Box<Store>, InstallError> {
     let job = InstallJob {
         arriving,
-        log: mark(),
+        log: LogMark {
+            restarts: true,
+            ..mark()
+        },
         pages: page_options(),
         store: options(),
     };

@@ -130,7 +130,7 @@ fn install(arriving: Arriving, dir: &Dir) -> Store {
         log: LogMark {
             position: Bytes::from_static(b"here"),
             first_needed_segment: 3,
-            restarts: false,
+            restarts: true,
         },
         pages: page_options(),
         store: options(),

@@ -277,6 +277,7 @@ fn job(effect: Effect) -> Option<(Done, Job)> {
                 UpkeepJob::ScrubPages(_) => Done::PagesScrubbed,
                 UpkeepJob::ScrubLog(_) => Done::LogScrubbed,
                 UpkeepJob::Promises(_) => Done::PromisesWritten,
+                UpkeepJob::Reapply(_) => Done::Reapplied,
             };
             (done, Job::Upkeep(job))
         }

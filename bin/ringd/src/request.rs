@@ -73,6 +73,8 @@ pub enum PeerRequest {
     },
     /// What the other one's hashes of applied entries are, for this one's: see `member::divergence`.
     Results(Bytes),
+    /// A copy of this member's pages, as the body says: see `member::rebuild`.
+    Copy(Bytes),
     /// `true` while a downgrade is under way.
     DowngradeEnabled,
     /// A renewal that a follower passes on; only the leader can answer.

@@ -260,7 +260,7 @@ impl Step {
 /// Puts a state that is whole in the place of the page file and opens it, on the pool.
 pub struct InstallJob {
     pub arriving: Arriving,
-    /// The durable end of this member's log.
+    /// The durable end of this member's log, and whether that begins anew behind the copy or goes on from it.
     pub log: LogMark,
     pub pages: PageOptions,
     pub store: Options,
@@ -271,7 +271,7 @@ impl InstallJob {
         let malformed = |_: OpenError| CopyError::Malformed("its content is not a store's");
         let content = self.arriving.content().cloned().unwrap_or_default();
         let log = LogMark {
-            restarts: !planted(Fault::InstallKeepsLog),
+            restarts: self.log.restarts && !planted(Fault::InstallKeepsLog),
             ..self.log
         };
         let content = meta::relocated(&content, log).map_err(malformed)?;

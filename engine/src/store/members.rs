@@ -98,6 +98,17 @@ pub(crate) fn is_learner(member: &Member) -> bool {
     attributes.is_some_and(|attributes| attributes.is_learner)
 }
 
+fn promote(member: &mut Member) {
+    if let Some(attributes) = &mut member.raft_attributes {
+        attributes.is_learner = false;
+    }
+}
+
+fn set_peer_urls(member: &mut Member, peer_urls: &[String]) {
+    let attributes = member.raft_attributes.get_or_insert_default();
+    attributes.peer_urls = peer_urls.to_vec();
+}
+
 impl Members {
     /// Whether another member than `but` uses one of the URLs.
     fn uses_any(&self, urls: &[String], but: Option<u64>) -> bool {
@@ -205,18 +216,37 @@ impl Store {
         Ok(())
     }
 
+    /// Has later changes checked as if this one had been applied. For a store that is about to be replaced by one that has.
+    pub fn note_conf_change(&mut self, change: &MemberChange) {
+        let members = &mut self.settings.members;
+        match change {
+            MemberChange::Add(member) => {
+                members.current.insert(member.id, member.clone());
+            }
+            MemberChange::Promote { id } => {
+                if let Some(member) = members.current.get_mut(id) {
+                    promote(member);
+                }
+            }
+            MemberChange::Update { id, peer_urls } => {
+                if let Some(member) = members.current.get_mut(id) {
+                    set_peer_urls(member, peer_urls);
+                }
+            }
+            MemberChange::Remove { id } => {
+                members.current.remove(id);
+                members.removed.insert(*id);
+            }
+        }
+    }
+
     fn change_members(&mut self, change: &MemberChange) -> Result<(), Miss> {
         match change {
             MemberChange::Add(member) => self.set_member(member.clone()),
-            MemberChange::Promote { id } => self.change_member(*id, |member| {
-                if let Some(attributes) = &mut member.raft_attributes {
-                    attributes.is_learner = false;
-                }
-            }),
-            MemberChange::Update { id, peer_urls } => self.change_member(*id, |member| {
-                let attributes = member.raft_attributes.get_or_insert_default();
-                attributes.peer_urls.clone_from(peer_urls);
-            }),
+            MemberChange::Promote { id } => self.change_member(*id, promote),
+            MemberChange::Update { id, peer_urls } => {
+                self.change_member(*id, |member| set_peer_urls(member, peer_urls))
+            }
             MemberChange::Remove { id } => {
                 self.replace(&member_key(*id), &removed_member_key(*id))?;
                 self.settings.members.current.remove(id);

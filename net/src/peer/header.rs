@@ -16,7 +16,7 @@ pub const SNAPSHOT_PLACE: &str = "X-Ringd-Snapshot-Offset";
 /// Why a member is refused that is not what it was.
 pub const REFUSED: &str = "X-Ringd-Refused";
 
-const CAPABLE: &str = "crc32, snapshot, results";
+const CAPABLE: &str = "crc32, snapshot, results, copies";
 const STANDING: &str = "began=";
 const MIN_CLUSTER_VERSION: &str = "3.0.0";
 /// The oldest members that are spoken to, and what one is that does not say.
@@ -161,6 +161,8 @@ pub struct Remote {
     pub snapshots: bool,
     /// It compares what the log came to.
     pub results: bool,
+    /// It gives copies of its pages.
+    pub copies: bool,
 }
 
 impl Remote {
@@ -177,6 +179,7 @@ impl Remote {
             checksums: headers.has_token(CAPABILITIES, "crc32"),
             snapshots: headers.has_token(CAPABILITIES, "snapshot"),
             results: headers.has_token(CAPABILITIES, "results"),
+            copies: headers.has_token(CAPABILITIES, "copies"),
         }
     }
 }
@@ -270,7 +273,7 @@ mod tests {
             remote.peer_urls,
             ["http://127.0.0.1:1", "http://127.0.0.2:1"]
         );
-        assert!(remote.checksums && remote.snapshots && remote.results);
+        assert!(remote.checksums && remote.snapshots && remote.results && remote.copies);
         assert_eq!(Standing::of(&sent), local().standing);
         for bad in [
             "crc32",

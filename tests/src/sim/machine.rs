@@ -193,6 +193,7 @@ impl World {
                 self.disarm(number, id);
             }
         }
+        self.note_rebuilt(number);
         let node = &self.nodes[number - 1];
         let Some(running) = &node.running else { return };
         let member = &running.member;
@@ -247,6 +248,19 @@ impl World {
         for lease in self.history.take_revoked() {
             let verdict = self.leases.ended(lease, self.now);
             self.judge(number, verdict);
+        }
+    }
+
+    /// A member whose pages were damaged has them from another one, and is as good as any.
+    fn note_rebuilt(&mut self, number: usize) {
+        let node = self.node_mut(number);
+        let count = node.running.as_ref().map_or(0, |r| r.member.rebuilds());
+        if count == std::mem::replace(&mut node.rebuilds, count) {
+            return;
+        }
+        if node.rotten && node.rotten_pages {
+            (node.rotten, node.excused) = (false, false);
+            self.coverage.hit("pages made anew while running");
         }
     }
 

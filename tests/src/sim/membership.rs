@@ -212,6 +212,7 @@ impl World {
         let node = self.node_mut(victim);
         node.rotten = true;
         node.was_rotten = true;
+        node.rotten_pages = what.contains("page");
         node.excused = true;
         let delay = self.chance.faults.around(FOUND_OUT_NS);
         self.after(delay, Event::Replace { node: victim });

@@ -70,6 +70,10 @@ pub struct Node {
     pub rotten: bool,
     /// It ever was, whatever became of it.
     pub was_rotten: bool,
+    /// The damage is in its pages, which it can have from another one while it runs.
+    pub rotten_pages: bool,
+    /// How often this life has done so.
+    pub rebuilds: u64,
     /// It started without what it had, and may still do.
     pub refetches: bool,
     /// It is gone for good.
@@ -131,6 +135,8 @@ impl Node {
             joins: false,
             rotten: false,
             was_rotten: false,
+            rotten_pages: false,
+            rebuilds: 0,
             refetches: false,
             broken: false,
         }
@@ -145,6 +151,7 @@ impl Node {
         now_ns: u64,
     ) -> Result<(), String> {
         self.life += 1;
+        self.rebuilds = 0;
         self.excused = self.rotten;
         let number = self.number;
         let (id, joins) = (self.id, self.joins);

@@ -19,6 +19,7 @@ pub fn request(ask: PeerAsk) -> Option<Request> {
         PeerAsk::Promote(id) => PeerRequest::Promote { id },
         PeerAsk::Version => PeerRequest::Version,
         PeerAsk::Results(body) => PeerRequest::Results(body),
+        PeerAsk::Copy(body) => PeerRequest::Copy(body),
     }))
 }
 

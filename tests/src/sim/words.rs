@@ -51,6 +51,7 @@ pub fn input(input: &Input, name: impl Fn(u64) -> String) -> String {
             UpkeepDone::Pages(done) => format!("pages scrubbed: {done:?}"),
             UpkeepDone::Log(_, result) => format!("log scrubbed: {result:?}"),
             UpkeepDone::Promises(written) => format!("promises written: {written:?}"),
+            UpkeepDone::Reapplied(done) => format!("a copy has entry {}", done.applied()),
         },
         Input::Message(m) => format!("got {}", message(m, name)),
         Input::Unreachable { peer } => format!("unreachable: {}", name(*peer)),
@@ -135,6 +136,7 @@ pub fn effect(effect: &Effect, name: impl Fn(u64) -> String) -> String {
             UpkeepJob::ScrubPages(_) => "scrubs pages".to_string(),
             UpkeepJob::ScrubLog(_) => "scrubs the log".to_string(),
             UpkeepJob::Promises(_) => "writes its promises".to_string(),
+            UpkeepJob::Reapply(job) => format!("has a copy go on from {}", job.from()),
         },
         Effect::Send(m) => format!("sends {}", message(m, name)),
         Effect::AskPeer { ask, peer, request } => {
@@ -219,6 +221,7 @@ pub fn mix_effect(effect: &Effect, trace: &mut Trace) {
             UpkeepJob::ScrubPages(_) => 17,
             UpkeepJob::ScrubLog(_) => 18,
             UpkeepJob::Promises(_) => 19,
+            UpkeepJob::Reapply(job) => 20 ^ job.from() << 8,
         }),
         Effect::Send(m) => {
             trace.mix(9);
@@ -266,6 +269,7 @@ pub fn mix_input(input: &Input, trace: &mut Trace) {
             UpkeepDone::Pages(done) => (34, done.verified_pages),
             UpkeepDone::Log(_, result) => (35, u64::from(result.is_ok())),
             UpkeepDone::Promises((promises, _)) => (36, promises.term_max),
+            UpkeepDone::Reapplied(done) => (37, done.applied()),
         },
         Input::Message(m) => {
             mix_message(m, trace);

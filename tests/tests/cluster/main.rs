@@ -10,6 +10,7 @@ mod growing;
 mod membership;
 mod partitions;
 mod pauses;
+mod rebuild;
 mod refetch;
 mod restarts;
 mod service;

@@ -17,7 +17,7 @@ use prost::Message;
 use proto::{etcdserverpb::InternalRaftRequest, membershippb, raftpb};
 
 /// A removed member goes on for this long, so that the others learn of its removal from it if it led them.
-const REMOVED_LINGER_NS: u64 = 1_000_000_000;
+pub(super) const REMOVED_LINGER_NS: u64 = 1_000_000_000;
 /// When an entry lacks pages, those of so many entries behind it are fetched along: a restart and a follower that catches up
 /// would otherwise wait for one page after the other.
 const PLANNED_ENTRIES_MAX: usize = 1024;
@@ -35,6 +35,14 @@ impl Member {
                 return;
             }
             let index = entry.index();
+            if self.skip_entry(&entry, now_ns) {
+                applied = Some(index);
+                continue;
+            }
+            if self.holds_apply() {
+                self.apply_queue.push_front(entry);
+                break;
+            }
             if let Err(miss) = self.apply_entry(&entry, now_ns) {
                 // Pages that are on their way already were planned for with their neighbours.
                 if self.fetch(&miss) {

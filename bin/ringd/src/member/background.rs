@@ -261,9 +261,11 @@ impl Member {
     }
 
     /// A page does not pass its check. Reads that need it are refused and the member reports itself; an entry that needs
-    /// it cannot be applied, so then it stops.
+    /// it cannot be applied before the pages were made anew, and where they cannot be, it stops.
     fn damaged(&mut self, error: &PageError) {
-        if !self.apply_queue.is_empty() && self.apply_awaits.contains(&error.page) {
+        self.page_damaged(&error.to_string());
+        let blocks = !self.apply_queue.is_empty() && self.apply_awaits.contains(&error.page);
+        if blocks && !self.waits_for_rebuild() {
             return self.halt(format!("{error}; committed entries need that page"));
         }
         self.reads.page_damaged(error.page);
@@ -273,6 +275,5 @@ impl Member {
             self.background.pause_until_ns = self.now_ns + DAMAGE_PAUSE_NS;
             self.abort_defragmentation(RequestError::Corrupt);
         }
-        self.raise_corrupt(&error.to_string());
     }
 }

@@ -138,8 +138,9 @@ impl Member {
             .wal
             .first_needed(applied.saturating_sub(RETAINED_ENTRIES));
         let most = SegmentId(needed.0.saturating_sub(RETAINED_SEGMENTS_MAX));
-        let kept = match self.snapshots.log_wanted() {
-            Some(index) => self.wal.first_needed(index),
+        let wanted_from = self.snapshots.log_wanted().into_iter();
+        let kept = match wanted_from.chain(self.rebuild.log_wanted()).min() {
+            Some(first) => self.wal.first_needed(first.saturating_sub(1)),
             None => needed,
         };
         wanted.max(most).min(needed).min(kept)
@@ -191,6 +192,7 @@ impl Member {
         let nothing_new = applied == checkpoints.last_applied && dirty_bytes == 0;
         if self.halted
             || self.snapshots.is_installing()
+            || self.rebuild.is_detached()
             || (nothing_new && !checkpoints.forced && !self.log_wants_checkpoint())
         {
             return;

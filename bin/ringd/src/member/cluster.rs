@@ -282,20 +282,22 @@ impl Member {
         }
     }
 
+    /// Who is to lead after this member: the voter that was connected longest.
+    pub(super) fn successor(&self) -> Option<u64> {
+        let voters = &self.node.configuration().voters;
+        let connected = self.cluster.connected.iter();
+        connected
+            .filter(|(&id, _)| voters.contains(id))
+            .min_by_key(|(_, &since_ns)| since_ns)
+            .map(|(&id, _)| id)
+    }
+
     /// A stop was asked for: whoever was connected longest leads from here on.
     pub(super) fn hand_over(&mut self, now_ns: u64) {
         if self.node.role() != Role::Leader {
             return;
         }
-        let voters = &self.node.configuration().voters;
-        let target = self
-            .cluster
-            .connected
-            .iter()
-            .filter(|(&id, _)| voters.contains(id))
-            .min_by_key(|(_, &since_ns)| since_ns)
-            .map(|(&id, _)| id);
-        if let Some(target) = target {
+        if let Some(target) = self.successor() {
             self.cluster.stopping_until_ns = Some(now_ns + self.config.request_timeout_ns());
             self.node.transfer_leader(target);
         }

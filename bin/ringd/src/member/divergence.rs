@@ -164,6 +164,7 @@ impl Comparison {
     /// It may be another process, with other data.
     pub fn connected(&mut self, peer: u64) {
         self.told.remove(&peer);
+        self.asked.retain(|_, (id, _)| *id != peer);
         self.next_ns = 0;
     }
 

@@ -28,6 +28,7 @@ mod peer_port;
 mod promises;
 mod propose;
 mod read;
+mod rebuild;
 mod room;
 mod snapshot;
 mod upkeep;
@@ -360,6 +361,7 @@ pub struct Member {
     last_ask: u64,
     snapshots: snapshot::Snapshots,
     backups: backup::Backups,
+    rebuild: rebuild::Rebuild,
     /// The time of the last input.
     now_ns: u64,
     /// Watch streams that the hub knows.
@@ -425,6 +427,7 @@ impl Member {
             last_ask: 0,
             snapshots: snapshot::Snapshots::default(),
             backups: backup::Backups::default(),
+            rebuild: rebuild::Rebuild::default(),
             now_ns: 0,
             watch_streams: BTreeSet::new(),
             defragmentation: defragment::Defragmentation::default(),
@@ -558,6 +561,7 @@ impl Member {
         self.maybe_checkpoint(now_ns);
         self.grow_pages(now_ns);
         self.begin_install();
+        self.go_on_rebuilding();
     }
 
     /// A page turned out to be unreadable while this turn read it: nothing that was read leaves.
@@ -586,7 +590,7 @@ impl Member {
         for call in ended {
             self.cancel(call);
         }
-        self.raise_corrupt(error);
+        self.page_damaged(error);
     }
 
     /// Lines for the operator.
@@ -672,6 +676,7 @@ impl Member {
             self.propose_changes(now_ns);
             self.snapshot_timers(now_ns);
             self.complain_while_refetching(now_ns);
+            self.rebuild_timers(now_ns);
         }
         self.retry_full_checkpoint(now_ns);
         self.scrub(now_ns);

@@ -50,6 +50,7 @@ impl Member {
             }
             PeerRequest::HashKv { revision } => self.hash_kv(call, revision),
             PeerRequest::Results(body) => self.results_told(call, &body, now_ns),
+            PeerRequest::Copy(body) => self.copy_asked(call, &body),
             PeerRequest::Promote { id } => {
                 if let Err(status) = self.member_promote(call, id, now_ns) {
                     self.reply(call, Err(status));
@@ -112,7 +113,8 @@ impl Member {
     pub(super) fn peer_answered(&mut self, ask: u64, result: Result<Bytes, PeerFailure>) {
         let known = self.lease_answered(ask, &result)
             || self.promotion_answered(ask, &result)
-            || self.results_answered(ask, result.as_ref().ok());
+            || self.results_answered(ask, result.as_ref().ok())
+            || self.copy_answered(ask, &result);
         if !known {
             self.version_answered(ask, result);
         }

@@ -262,11 +262,15 @@ impl Member {
         }
     }
 
-    /// A page of this member is damaged: the cluster is told, and the operator with the place, once for each.
-    pub(super) fn raise_corrupt(&mut self, what: &str) {
+    pub(super) fn tell_damage(&mut self, what: &str) {
         if self.damage_told.len() < DAMAGE_TOLD_MAX && self.damage_told.insert(what.to_string()) {
             self.notices.push(what.to_string());
         }
+    }
+
+    /// Something of this member is damaged: the cluster is told, and the operator with the place, once for each.
+    pub(super) fn raise_corrupt(&mut self, what: &str) {
+        self.tell_damage(what);
         if !self.corrupt {
             self.corrupt = self.raise(pb::AlarmType::Corrupt);
         }

@@ -7,7 +7,7 @@
 //!
 //! Bounds: one transfer to each member, one that comes in, and an age and a number of bytes that a pin may hold back.
 
-use super::{backup::NO_PEER, Effect, Member, SnapshotFormat};
+use super::{backup::NO_PEER, rebuild::is_copy, Effect, Member, SnapshotFormat};
 use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use engine::{
@@ -103,6 +103,11 @@ impl Snapshots {
 
     pub fn is_installing(&self) -> bool {
         self.installing.is_some()
+    }
+
+    /// Whether this member is being sent one, or is to be.
+    pub fn is_sending(&self, peer: u64) -> bool {
+        self.outgoing.contains_key(&peer) || self.wanted.contains_key(&peer)
     }
 }
 
@@ -281,10 +286,20 @@ impl Member {
         if let Some(outgoing) = self.snapshots.outgoing.remove(&peer) {
             let until_ns = self.now_ns + LOG_KEPT_NS;
             self.snapshots.kept.push((outgoing.index, until_ns));
+            let is_copy = is_copy(&outgoing.message);
             drop(outgoing);
             self.store.pages_mut().release_pins();
-            self.node.report_snapshot(peer, delivered);
+            if !is_copy {
+                self.node.report_snapshot(peer, delivered);
+            }
         }
+    }
+
+    /// The copy that is coming in is wanted no more.
+    pub(super) fn forget_incoming_copy(&mut self) {
+        self.snapshots
+            .incoming
+            .take_if(|incoming| is_copy(&incoming.message));
     }
 
     /// Gives up what takes too long or holds too much back.
@@ -337,8 +352,17 @@ impl Member {
                 result,
             });
         };
-        if self.snapshots.is_installing() || self.snapshots.offered.is_some() {
+        let is_busy = self.snapshots.is_installing() || self.rebuild.is_installing();
+        if is_busy || self.snapshots.offered.is_some() {
             return refuse(self, "another snapshot is being installed");
+        }
+        if is_copy(&chunk.message) {
+            let has_room = self.snapshots.incoming.as_ref();
+            let has_room = has_room.is_none_or(|incoming| is_copy(&incoming.message));
+            let is_ours = chunk.format == SnapshotFormat::Ringd;
+            if !is_ours || !has_room || !self.copy_comes(chunk.message.from()) {
+                return refuse(self, "no copy is wanted");
+            }
         }
         if self.snapshots.is_staging && !planted(Fault::TransfersOverlap) {
             return refuse(self, "the bytes before are still being written");
@@ -362,6 +386,7 @@ impl Member {
             }
             None => None,
         };
+        self.give_copy_up();
         let job = job.unwrap_or_else(|| self.begin_incoming(chunk));
         self.snapshots.is_staging = true;
         self.effects.push(Effect::Stage { transfer, job });
@@ -442,6 +467,10 @@ impl Member {
             return Err("the snapshot is not the one that its message describes".into());
         }
         self.notices.extend(copy.notice());
+        if is_copy(&message) {
+            self.copy_received(copy, &contained);
+            return Ok(());
+        }
         self.snapshots.offered = Some(copy);
         self.message(message);
         Ok(())
@@ -456,6 +485,7 @@ impl Member {
         };
         let metadata = snapshot.metadata.clone().unwrap_or_default();
         self.apply_queue.clear();
+        self.give_rebuild_up();
         self.snapshots.installing = Some(Installing {
             index: metadata.index(),
             term: metadata.term(),
@@ -490,7 +520,7 @@ impl Member {
     pub(super) fn begin_install(&mut self) {
         // Raft has seen what was offered, and did not want it if it is still here.
         self.snapshots.offered = None;
-        if self.halted || self.checkpoints.is_running() {
+        if self.halted || self.checkpoints.is_running() || self.rebuild.is_installing() {
             return;
         }
         let Some(installing) = &mut self.snapshots.installing else {
@@ -517,6 +547,9 @@ impl Member {
     }
 
     pub(super) fn installed(&mut self, result: Result<Box<Store>, InstallError>) {
+        if self.rebuild.is_installing() {
+            return self.copy_installed(result);
+        }
         let Some(installing) = self.snapshots.installing.take() else {
             return;
         };
@@ -531,6 +564,7 @@ impl Member {
         };
         debug_assert_eq!(store.applied().0, installing.index);
         self.store.take_over(*store);
+        self.reattached();
         self.notices.push(format!(
             "installed a snapshot through index {} from another member: the log no longer had what this one missed",
             installing.index

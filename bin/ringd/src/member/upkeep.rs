@@ -6,6 +6,7 @@
 
 use super::{
     promises::{PromiseJob, Written},
+    rebuild::{Reapplied, ReapplyJob},
     Effect, Member,
 };
 use engine::{
@@ -30,6 +31,8 @@ pub enum UpkeepJob {
     ScrubPages(ScrubJob),
     ScrubLog(Box<wal::ScrubJob>),
     Promises(PromiseJob),
+    /// See [`super::rebuild`].
+    Reapply(Box<ReapplyJob>),
 }
 
 /// What came of it.
@@ -39,6 +42,7 @@ pub enum UpkeepDone {
     /// Whether there is more of the segment.
     Log(Box<wal::ScrubJob>, Result<bool, ReadError>),
     Promises(Written),
+    Reapplied(Box<Reapplied>),
 }
 
 impl UpkeepJob {
@@ -51,6 +55,7 @@ impl UpkeepJob {
                 UpkeepDone::Log(job, result)
             }
             UpkeepJob::Promises(job) => UpkeepDone::Promises(job.run()),
+            UpkeepJob::Reapply(job) => UpkeepDone::Reapplied(Box::new(job.run(log))),
         }
     }
 }
@@ -80,6 +85,8 @@ struct Scrub {
     next_ns: Option<u64>,
     /// A segment whose slice is under way.
     reading: Option<SegmentId>,
+    /// The slice of pages under way is of a file that was replaced meanwhile.
+    reads_old_file: bool,
     /// Damaged places of this pass.
     damaged: u64,
     bytes: u64,
@@ -94,6 +101,7 @@ impl Member {
             begun_ns: 0,
             next_ns: Some(interval_ns.min(FIRST_PASS_NS)),
             reading: None,
+            reads_old_file: false,
             damaged: 0,
             bytes: 0,
         });
@@ -126,8 +134,11 @@ impl Member {
                 self.look_at_space();
             }
             UpkeepDone::Pages(done) => {
-                for damaged in &done.damaged {
-                    self.found_rot(&damaged.to_string());
+                let scrub = self.upkeep.scrub.as_mut();
+                let of_old_file = scrub.is_some_and(|s| std::mem::take(&mut s.reads_old_file));
+                for damaged in done.damaged.iter().filter(|_| !of_old_file) {
+                    self.count_rot();
+                    self.page_damaged(&damaged.to_string());
                 }
                 let place = match done.next {
                     Some(next) => Place::Pages(Some(next)),
@@ -138,6 +149,7 @@ impl Member {
             }
             UpkeepDone::Log(job, result) => self.segment_scrubbed(job, result, now_ns),
             UpkeepDone::Promises(written) => self.promises_written(written),
+            UpkeepDone::Reapplied(done) => self.reapplied(*done),
         }
     }
 
@@ -155,7 +167,8 @@ impl Member {
             Err(error) => {
                 // One that was released meanwhile may have another content already.
                 if self.wal.segment_ids().any(|id| id == segment) {
-                    self.found_rot(&format!(
+                    self.count_rot();
+                    self.raise_corrupt(&format!(
                         "{error}; what the page file holds is not affected. Check the device, and replace this member or \
                          restore it from a snapshot"
                     ));
@@ -166,11 +179,10 @@ impl Member {
         self.scrubbed(place, SLICE_BYTES, now_ns);
     }
 
-    fn found_rot(&mut self, what: &str) {
+    fn count_rot(&mut self) {
         if let Some(scrub) = &mut self.upkeep.scrub {
             scrub.damaged += 1;
         }
-        self.raise_corrupt(what);
     }
 
     fn scrubbed(&mut self, place: Place, bytes: u64, now_ns: u64) {
@@ -224,6 +236,8 @@ impl Member {
     pub(super) fn reset_upkeep(&mut self) {
         if let Some(scrub) = &mut self.upkeep.scrub {
             // An answer that is still to come is about the old files, and taken for the end of a slice.
+            scrub.reads_old_file =
+                scrub.next_ns.is_none() && matches!(scrub.place, Place::Pages(_));
             if !matches!(scrub.place, Place::Waiting) {
                 scrub.place = Place::Pages(None);
             }

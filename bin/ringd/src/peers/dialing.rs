@@ -289,7 +289,7 @@ impl Transport {
         if let Some(peer) = self.peers.get_mut(&id) {
             let remote = Remote::of(headers);
             peer.learn_software(remote.snapshots);
-            peer.compares = remote.results;
+            (peer.compares, peer.copies) = (remote.results, remote.copies);
         }
     }
 }

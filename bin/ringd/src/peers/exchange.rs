@@ -7,7 +7,7 @@ use super::{
     connection::{End, Lost},
     outbound::{Outbound, Work},
     peer::Peer,
-    routes::RESULTS_PATH,
+    routes::{COPY_PATH, RESULTS_PATH},
     types::{PeerAsk, PeerFailure},
     Transport,
 };
@@ -113,6 +113,7 @@ impl Exchange {
                 PeerAsk::Promote(id) => format!("/members/promote/{id}"),
                 PeerAsk::Version => "/version".into(),
                 PeerAsk::Results(_) => RESULTS_PATH.into(),
+                PeerAsk::Copy(_) => COPY_PATH.into(),
             },
         }
     }
@@ -122,9 +123,8 @@ impl Exchange {
             Exchange::Post { body } | Exchange::Piece { body, .. } => Some(body),
             Exchange::Probe { .. } | Exchange::Database { .. } => None,
             Exchange::Ask { request, .. } => match request {
-                PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) | PeerAsk::Results(body) => {
-                    Some(body)
-                }
+                PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) => Some(body),
+                PeerAsk::Results(body) | PeerAsk::Copy(body) => Some(body),
                 PeerAsk::Promote(_) => Some(&[]),
                 PeerAsk::Version => None,
             },
@@ -214,11 +214,13 @@ impl Transport {
     /// Asks another member.
     pub fn ask(&mut self, ask: u64, id: u64, request: PeerAsk, now_ns: u64) {
         let deadline_ns = now_ns + self.config.request_timeout_ns;
-        let is_strange = matches!(request, PeerAsk::Results(_));
+        let understands = |peer: &Peer| match &request {
+            PeerAsk::Results(_) => peer.compares,
+            PeerAsk::Copy(_) => peer.copies,
+            _ => true,
+        };
         let has_room = |peer: &&mut Peer| {
-            peer.url_count() > 0
-                && peer.queues.asks.len() < ASKS_QUEUED_MAX
-                && (peer.compares || !is_strange)
+            peer.url_count() > 0 && peer.queues.asks.len() < ASKS_QUEUED_MAX && understands(peer)
         };
         let Some(peer) = self.peers.get_mut(&id).filter(has_room) else {
             return self.ask_failed(ask);

@@ -554,6 +554,7 @@ fn question(route: Route<'_>, body: Bytes) -> Result<(Call, PeerRequest), Answer
             (Call::HashKv, PeerRequest::HashKv { revision })
         }
         Route::Results => (Call::Results, PeerRequest::Results(body)),
+        Route::Copy => (Call::Copy, PeerRequest::Copy(body)),
         Route::KeepAlive => {
             let request = pb::LeaseKeepAliveRequest::decode(body).map_err(|_| undecodable())?;
             (Call::KeepAlive, PeerRequest::KeepAlive(request))

@@ -42,6 +42,8 @@ pub struct Peer {
     pub software: Software,
     /// It compares results of the log.
     pub compares: bool,
+    /// It gives copies of its pages.
+    pub copies: bool,
     readers: [Reader; 2],
     /// The connections by which it receives.
     writers: [Option<u32>; 2],
@@ -64,6 +66,7 @@ impl Peer {
             lost_ns: None,
             software: Software::Unknown,
             compares: false,
+            copies: false,
             readers: Default::default(),
             writers: [None; 2],
             queues: Queues::default(),

@@ -69,10 +69,13 @@ pub enum Route<'a> {
     KeepAlive,
     TimeToLive,
     Results,
+    Copy,
 }
 
 /// Where ringd members compare results. etcd has nothing there, and is not asked.
 pub const RESULTS_PATH: &str = "/ringd/results";
+/// Where one asks for a copy of the pages.
+pub const COPY_PATH: &str = "/ringd/copy";
 
 impl<'a> Route<'a> {
     pub fn of(path: &'a str) -> Option<Route<'a>> {
@@ -87,6 +90,7 @@ impl<'a> Route<'a> {
             "/leases" => Route::KeepAlive,
             "/leases/internal" => Route::TimeToLive,
             RESULTS_PATH => Route::Results,
+            COPY_PATH => Route::Copy,
             path => match path.strip_prefix("/raft/stream/") {
                 Some(rest) => Route::Stream(rest),
                 None => Route::Promote(path.strip_prefix("/members/promote/")?),
@@ -102,7 +106,8 @@ impl<'a> Route<'a> {
             | Route::Promote(_)
             | Route::KeepAlive
             | Route::TimeToLive
-            | Route::Results => Some("POST"),
+            | Route::Results
+            | Route::Copy => Some("POST"),
             _ => Some("GET"),
         }
     }
@@ -111,7 +116,7 @@ impl<'a> Route<'a> {
     pub fn is_raft(self) -> bool {
         matches!(
             self,
-            Route::Message | Route::Snapshot | Route::Stream(_) | Route::Results
+            Route::Message | Route::Snapshot | Route::Stream(_) | Route::Results | Route::Copy
         )
     }
 
@@ -189,6 +194,7 @@ pub enum Call {
     TimeToLive,
     Promote,
     Results,
+    Copy,
 }
 
 impl Call {
@@ -198,7 +204,8 @@ impl Call {
             Err(status) => self.failed(&status),
         };
         let with_cluster = match self {
-            Call::Version | Call::KeepAlive | Call::TimeToLive | Call::Results => false,
+            Call::Version | Call::KeepAlive | Call::TimeToLive => false,
+            Call::Results | Call::Copy => false,
             Call::HashKv => answer.status == 200,
             Call::Members | Call::DowngradeEnabled | Call::Promote => true,
         };
@@ -216,7 +223,7 @@ impl Call {
                 Answer::of("application/json", line.into())
             }
             Call::Version | Call::HashKv => Answer::of("application/json", body),
-            Call::DowngradeEnabled | Call::Results => Answer::of("text/plain", body),
+            Call::DowngradeEnabled | Call::Results | Call::Copy => Answer::of("text/plain", body),
             Call::KeepAlive | Call::TimeToLive => Answer::of("application/protobuf", body),
         }
     }
@@ -249,7 +256,9 @@ impl Call {
             Call::DowngradeEnabled => {
                 Answer::error(500, &format!("failed linearized read: {}", status.message))
             }
-            Call::Members | Call::Version | Call::Results => Answer::error(500, &status.message),
+            Call::Members | Call::Version | Call::Results | Call::Copy => {
+                Answer::error(500, &status.message)
+            }
         }
     }
 }

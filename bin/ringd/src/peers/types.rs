@@ -23,6 +23,8 @@ pub enum PeerAsk {
     Version,
     /// This member's hashes of applied entries, for the other one's. For ringd members only.
     Results(Bytes),
+    /// A copy of its pages. For ringd members only.
+    Copy(Bytes),
 }
 
 /// Why a request to another member came to nothing.

@@ -159,6 +159,10 @@ fn encode_disk(effect: &Effect, out: &mut Writer) -> u8 {
             out.u64(digest(&job.content()));
             29
         }
+        Effect::Upkeep(UpkeepJob::Reapply(job)) => {
+            out.u64(job.from());
+            30
+        }
         _ => 0,
     }
 }

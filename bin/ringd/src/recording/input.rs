@@ -33,6 +33,7 @@ pub enum Done {
     PagesScrubbed,
     LogScrubbed,
     PromisesWritten,
+    Reapplied,
     Prepared { peer: u64, id: u64 },
     SnapshotRead { peer: u64, id: u64, offset: u64 },
     Staged { transfer: u64 },
@@ -175,6 +176,10 @@ fn encode_disk(input: &Input, out: &mut Writer) {
             out.u8(29);
             out.outcome(result);
             out.u64(digest(&promises.encode()));
+        }
+        Input::Upkeep(UpkeepDone::Reapplied(done)) => {
+            out.u8(30);
+            out.u64(done.applied());
         }
         _ => {}
     }
@@ -338,6 +343,7 @@ fn decode_done(kind: u8, r: &mut Reader<'_>) -> Result<Told, Malformed> {
         27 => Done::PagesScrubbed,
         28 => Done::LogScrubbed,
         29 => Done::PromisesWritten,
+        30 => Done::Reapplied,
         40 => Done::Prepared {
             peer: r.u64()?,
             id: r.u64()?,
@@ -449,6 +455,10 @@ fn encode_peer_request(request: &PeerRequest, out: &mut Writer) {
             out.u8(8);
             out.bytes(body);
         }
+        PeerRequest::Copy(body) => {
+            out.u8(9);
+            out.bytes(body);
+        }
     }
 }
 
@@ -464,6 +474,7 @@ fn decode_peer_request(r: &mut Reader<'_>) -> Result<PeerRequest, Malformed> {
         6 => PeerRequest::TimeToLive(r.message()?),
         7 => PeerRequest::Promote { id: r.u64()? },
         8 => PeerRequest::Results(r.bytes()?.to_vec().into()),
+        9 => PeerRequest::Copy(r.bytes()?.to_vec().into()),
         _ => return Err(Malformed("a question of unknown kind")),
     })
 }
