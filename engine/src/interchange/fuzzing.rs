@@ -2,6 +2,7 @@
 
 use super::bbolt::read::{Database, Walk};
 use super::bbolt::write::{Writer, PAGE_BYTES};
+use std::collections::BTreeMap;
 
 /// A sound database with changes, or anything at all: what is read is refused or ends, and never comes to more than the file.
 ///
@@ -28,15 +29,24 @@ pub fn bbolt_read(data: &[u8]) {
     );
 }
 
-/// Bytes of all entries; in the error, those before it.
+/// Bytes of all entries; in the error, those before it. No byte of the file may be part of two entries.
 fn read_all(image: &[u8]) -> Result<usize, usize> {
     let mut given = 0;
+    let mut places = BTreeMap::new();
     let mut database = Database::open(image).map_err(|_| given)?;
     for bucket in database.buckets().map_err(|_| given)? {
         let mut walk = Walk::new(&bucket);
         let mut last: Option<Vec<u8>> = None;
         while let Some(entry) = walk.next(&mut database).map_err(|_| given)? {
-            given += entry.key.len() + entry.value.len();
+            let bytes = entry.key.len() + entry.value.len();
+            let end = entry.offset + bytes as u64;
+            let before = places.range(..end).next_back();
+            assert!(
+                before.is_none_or(|(_, before)| *before <= entry.offset),
+                "two entries share bytes"
+            );
+            places.insert(entry.offset, end);
+            given += bytes;
             assert!(given <= image.len(), "more bytes than the file has");
             assert!(last.as_deref() < Some(entry.key), "not ascending");
             last = Some(entry.key.to_vec());

@@ -4,14 +4,7 @@
 //! the receiver's page file. So a connection that breaks costs one piece, and the sender learns from any answer how much
 //! the receiver has. An etcd takes one request with a database (`database`), of which a connection that breaks costs all.
 
-use super::{
-    connection::{End, Lost},
-    database::Part,
-    exchange::Exchange,
-    peer::Software,
-    routes::Answer,
-    Transport,
-};
+use super::{exchange::Exchange, peer::Software, routes::Answer, Transport};
 use crate::member::{Input, SnapshotChunk, SnapshotFormat};
 use bytes::Bytes;
 use net::{
@@ -27,26 +20,20 @@ const SOFTWARE_NS_MAX: u64 = 10_000_000_000;
 /// After a piece was lost or could not be taken yet.
 const RETRY_NS: u64 = 200_000_000;
 /// A member that cannot take a snapshot is not offered another one before.
-const REFUSED_NS: u64 = 5_000_000_000;
-/// Bytes of a database that may wait for its connection to take them.
-const WAITING_BYTES_MAX: usize = 4 << 20;
-/// A database of which the connection takes nothing for this long is given up...
-const TAKE_NS_MAX: u64 = 30_000_000_000;
-/// ...and so is one that is all sent when no answer comes: the receiver makes it durable before.
-const ANSWER_NS_MAX: u64 = 300_000_000_000;
+pub(super) const REFUSED_NS: u64 = 5_000_000_000;
 
 /// A snapshot on its way to another member.
 pub struct Sending {
-    id: u64,
+    pub(super) id: u64,
     message: Box<Message>,
     begun_ns: u64,
     /// When the receiver last had more than before.
     progress_ns: u64,
-    place: u64,
-    step: Step,
+    pub(super) place: u64,
+    pub(super) step: Step,
 }
 
-enum Step {
+pub(super) enum Step {
     /// It is not known what the other side can take.
     AskSoftware,
     /// The member reads the next bytes.
@@ -72,21 +59,21 @@ enum Step {
 /// The snapshot that comes in.
 #[derive(Default)]
 pub struct Receiving {
-    current: Option<Incoming>,
-    last_transfer: u64,
+    pub(super) current: Option<Incoming>,
+    pub(super) last_transfer: u64,
 }
 
-struct Incoming {
-    from: u64,
-    id: u64,
+pub(super) struct Incoming {
+    pub(super) from: u64,
+    pub(super) id: u64,
     /// Names the piece that is being taken.
-    transfer: u64,
+    pub(super) transfer: u64,
     /// Bytes that were taken.
-    place: u64,
-    busy: bool,
+    pub(super) place: u64,
+    pub(super) busy: bool,
     /// Who waits to hear that the piece was taken, or whose request brings all of it.
-    connection: Option<u32>,
-    format: SnapshotFormat,
+    pub(super) connection: Option<u32>,
+    pub(super) format: SnapshotFormat,
 }
 
 impl Receiving {
@@ -180,7 +167,7 @@ impl Transport {
         }
     }
 
-    fn snapshot_over(&mut self, peer: u64, id: u64, delivered: bool) {
+    pub(super) fn snapshot_over(&mut self, peer: u64, id: u64, delivered: bool) {
         self.inputs.push(Input::SnapshotSent {
             peer,
             id,
@@ -188,7 +175,7 @@ impl Transport {
         });
     }
 
-    fn sending(&mut self, id: u64, snapshot: u64) -> Option<&mut Sending> {
+    pub(super) fn sending(&mut self, id: u64, snapshot: u64) -> Option<&mut Sending> {
         let sending = self.peers.get_mut(&id)?.sending.as_mut()?;
         (sending.id == snapshot).then_some(sending)
     }
@@ -239,7 +226,7 @@ impl Transport {
         self.want_of(peer, id, SnapshotFormat::Ringd, offset);
     }
 
-    fn want_of(&mut self, peer: u64, id: u64, format: SnapshotFormat, offset: u64) {
+    pub(super) fn want_of(&mut self, peer: u64, id: u64, format: SnapshotFormat, offset: u64) {
         self.inputs.push(Input::SnapshotWanted {
             peer,
             id,
@@ -383,7 +370,7 @@ impl Transport {
     }
 
     /// Another snapshot, or its next piece, takes the place of the one that was coming in.
-    fn replace_incoming(&mut self, now_ns: u64) {
+    pub(super) fn replace_incoming(&mut self, now_ns: u64) {
         let current = self.receiving.current.take();
         if let Some(waiting) = current.and_then(|incoming| incoming.connection) {
             self.answer(
@@ -391,59 +378,6 @@ impl Transport {
                 Answer::error(500, "another snapshot came in"),
                 now_ns,
             );
-        }
-    }
-
-    /// A part of a database came in.
-    pub(super) fn take_part(&mut self, connection: u32, part: Part, now_ns: u64) {
-        if let Err(answer) = self.admit_part(connection, &part) {
-            let fields = self.config.local.response();
-            return self.answer(connection, answer.with(fields), now_ns);
-        }
-        let from = part.message.from();
-        if part.offset == 0 {
-            self.replace_incoming(now_ns);
-        }
-        self.receiving.last_transfer += 1;
-        let transfer = self.receiving.last_transfer;
-        let id = self.receiving.current.as_ref().map_or(transfer, |i| i.id);
-        self.receiving.current = Some(Incoming {
-            from,
-            id,
-            transfer,
-            place: part.offset,
-            busy: true,
-            connection: Some(connection),
-            format: SnapshotFormat::Etcd,
-        });
-        self.inputs.push(Input::SnapshotChunk(SnapshotChunk {
-            transfer,
-            id,
-            message: Box::new(part.message),
-            format: SnapshotFormat::Etcd,
-            offset: part.offset,
-            bytes: part.bytes,
-            last: part.last,
-        }));
-    }
-
-    fn admit_part(&self, connection: u32, part: &Part) -> Result<(), Answer> {
-        let message = &part.message;
-        if message.r#type() != MessageType::MsgSnap {
-            return Err(Answer::error(400, "wrong raft message type"));
-        }
-        if self.removed.contains(&message.from()) {
-            let text = "cannot process message from removed member";
-            return Err(Answer::error(403, text));
-        }
-        if message.to() != self.config.local.member_id {
-            return Err(Answer::error(412, "to field mismatch"));
-        }
-        let current = self.receiving.current.as_ref();
-        let goes_on = current.is_some_and(|incoming| incoming.connection == Some(connection));
-        match part.offset == 0 || goes_on {
-            true => Ok(()),
-            false => Err(Answer::error(500, "another snapshot came in")),
         }
     }
 
@@ -486,155 +420,6 @@ impl Transport {
             self.answer(connection, answer.with(fields), now_ns);
             self.serve(connection, now_ns);
         }
-    }
-}
-
-/// Databases to members that are etcds.
-impl Transport {
-    /// The first bytes are there: the Raft message, and with it the way is known.
-    fn begin_database(&mut self, id: u64, bytes: &[u8], last: bool, now_ns: u64) {
-        let Some(peer) = self.peers.get_mut(&id) else {
-            return;
-        };
-        let Some(sending) = &mut peer.sending else {
-            return;
-        };
-        sending.place = bytes.len() as u64;
-        sending.step = Step::Streaming {
-            connection: None,
-            asked: false,
-            ended: last,
-        };
-        peer.queues.piece = Some(Exchange::Database {
-            id: sending.id,
-            first: Bytes::copy_from_slice(bytes),
-        });
-        self.pump(id, now_ns);
-    }
-
-    /// The request has a connection, which is being opened.
-    pub(super) fn database_begun(&mut self, id: u64, snapshot: u64, opened: u32) {
-        let mut is_whole = false;
-        if let Some(sending) = self.sending(id, snapshot) {
-            if let Step::Streaming {
-                connection, ended, ..
-            } = &mut sending.step
-            {
-                *connection = Some(opened);
-                is_whole = *ended;
-            }
-        }
-        let end = self.connections.get_mut(&opened).map(|c| &mut c.end);
-        if let (true, Some(End::Out(outbound))) = (is_whole, end) {
-            outbound.client.finish();
-        }
-        self.want_database(id);
-    }
-
-    /// The connection by which a member gets a database.
-    fn streaming(&self, id: u64) -> Option<u32> {
-        match self.peers.get(&id)?.sending.as_ref()?.step {
-            Step::Streaming { connection, .. } => connection,
-            _ => None,
-        }
-    }
-
-    /// A database that is on its way is not wanted any more.
-    fn stop_streaming(&mut self, id: u64, now_ns: u64) {
-        if let Some(connection) = self.streaming(id) {
-            self.end(connection, Lost::Dropped, now_ns);
-        }
-    }
-
-    /// Asks for more of a database once its connection has taken most of what there was.
-    pub(super) fn want_database(&mut self, id: u64) {
-        let connection = self.streaming(id);
-        let connection = connection.and_then(|connection| self.connections.get_mut(&connection));
-        let room = connection.is_some_and(|c| c.output().len() < WAITING_BYTES_MAX);
-        let peer = self.peers.get_mut(&id);
-        let Some(sending) = peer.and_then(|peer| peer.sending.as_mut()) else {
-            return;
-        };
-        if let Step::Streaming { asked, ended, .. } = &mut sending.step {
-            if room && !*ended && !std::mem::replace(asked, true) {
-                let (snapshot, place) = (sending.id, sending.place);
-                self.want_of(id, snapshot, SnapshotFormat::Etcd, place);
-            }
-        }
-    }
-
-    /// The next bytes.
-    fn stream_database(&mut self, id: u64, bytes: &[u8], last: bool, now_ns: u64) {
-        let connection = self.streaming(id);
-        let peer = self.peers.get_mut(&id);
-        let Some(sending) = peer.and_then(|peer| peer.sending.as_mut()) else {
-            return;
-        };
-        sending.place += bytes.len() as u64;
-        if let Step::Streaming { asked, ended, .. } = &mut sending.step {
-            (*asked, *ended) = (false, last);
-        }
-        let Some(connection) = connection else {
-            return;
-        };
-        let end = self.connections.get_mut(&connection).map(|c| &mut c.end);
-        if let Some(End::Out(outbound)) = end {
-            outbound.client.chunk(bytes);
-            outbound.extend(now_ns + TAKE_NS_MAX);
-            if last {
-                outbound.client.finish();
-                outbound.extend(now_ns + ANSWER_NS_MAX);
-            }
-        }
-        self.touch(connection);
-        self.want_database(id);
-    }
-
-    pub(super) fn database_answered(
-        &mut self,
-        id: u64,
-        snapshot: u64,
-        status: u16,
-        body: &[u8],
-        now_ns: u64,
-    ) {
-        let Some(sending) = self.sending(id, snapshot) else {
-            return;
-        };
-        let is_sent = matches!(sending.step, Step::Streaming { ended: true, .. });
-        if is_sent && (200..300).contains(&status) {
-            if let Some(peer) = self.peers.get_mut(&id) {
-                peer.sending = None;
-            }
-            return self.snapshot_over(id, snapshot, true);
-        }
-        let text = String::from_utf8_lossy(body);
-        let line = format!(
-            "member {id:x} does not take a snapshot: status {status}, {}",
-            text.trim()
-        );
-        self.notices.say(now_ns, line);
-        self.database_refused(id, snapshot, now_ns);
-    }
-
-    /// It did not arrive: the member is told so after a while, and may send another one.
-    pub(super) fn database_refused(&mut self, id: u64, snapshot: u64, now_ns: u64) {
-        if let Some(sending) = self.sending(id, snapshot) {
-            sending.step = Step::Refused {
-                until_ns: now_ns + REFUSED_NS,
-            };
-        }
-    }
-
-    /// The request that brings a database may go on.
-    fn part_taken(&mut self, connection: Option<u32>, now_ns: u64) {
-        let Some(connection) = connection else {
-            return;
-        };
-        if let Some(inbound) = self.inbound(connection) {
-            inbound.part_taken(now_ns);
-        }
-        self.serve(connection, now_ns);
     }
 }
 
