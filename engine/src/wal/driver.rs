@@ -23,7 +23,7 @@ use crate::faults::{self, Point};
 
 /// Written at once while a segment is filled with zeros, in bytes: as little as keeps the rate, because a write of the log
 /// that comes meanwhile waits for it. With 256 KiB the p99 of a lone client's puts was some 10 % higher on the VM measured; with
-/// 32 KiB alone, a machine whose processors are all busy, where each write takes milliseconds, filled 8 MB/s.
+/// 32 KiB alone, a machine whose processors are all busy, where each write takes 4 ms, would fill 8 MB/s.
 const FILL_CHUNK_BYTES_MIN: usize = 32 << 10;
 const FILL_CHUNK_BYTES_MAX: usize = 256 << 10;
 /// Rate of filling a segment that nothing waits for, in bytes per second: twice what a lone client's puts take.
