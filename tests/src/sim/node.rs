@@ -17,6 +17,8 @@ use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 const SCRUB_INTERVAL_NS: u64 = 3_000_000_000;
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
+/// Few: there are not many keys, and reads in slices are to be met.
+const KEYS_AT_ONCE_MAX: i64 = 3;
 const TOKEN: &str = "simulation";
 /// The wall clock at time 0: any will do.
 const UNIX_MS: u64 = 1_700_000_000_000;
@@ -190,6 +192,7 @@ impl Node {
                         strict_reconfig_check: true,
                         unix_ms,
                         checkpoint,
+                        keys_at_once_max: KEYS_AT_ONCE_MAX,
                     })
                 },
             },
