@@ -1,6 +1,6 @@
 //! What a machine does: it starts, takes turns, carries out what its member decided, and dies.
 
-use engine::page::{is_disk_full, Progress, Stage};
+use engine::page::{is_disk_full, FetchDone, FetchJob, Progress, Stage};
 use engine::wal::{self, Expect, SegmentId};
 use proto::raftpb::EntryType;
 use ringd::member::{Effect, Input};
@@ -417,6 +417,25 @@ impl World {
             self.coverage.hit("disk full");
         }
         self.input(number, life, Input::LogFile { tag, result });
+    }
+
+    /// Reads pages for a member. One that is not what was written to its place must not be taken for good, whether or not
+    /// anybody looks at what it says.
+    pub fn fetch(&mut self, number: usize, job: FetchJob) -> FetchDone {
+        let before = self.node(number).disk.pages.pages().damaged_reads();
+        let done = job.run();
+        if self.node(number).disk.pages.pages().damaged_reads() == before {
+            return done;
+        }
+        self.coverage.hit("damaged page fetched");
+        if done.outcomes().all(|(_, found)| found.is_ok()) {
+            let pages: Vec<_> = done.outcomes().map(|(page, _)| page).collect();
+            self.fail(format!(
+                "{} takes pages for good that its disk has garbled, among {pages:?}",
+                name(number)
+            ));
+        }
+        done
     }
 
     pub fn checkpoint_step(&mut self, node: usize, life: u64) {
