@@ -82,6 +82,7 @@ impl World {
             .filter(|m| !m.is_learner)
             .map(|m| m.id)
             .collect();
+        let stay = self.staying(&voters);
         let most = list.len() >= MEMBERS_MAX || self.nodes.len() >= MACHINES_MAX;
         let chance = &mut self.chance.faults;
         if let Some(id) = learner.filter(|_| chance.percent(60)) {
@@ -90,7 +91,7 @@ impl World {
             return self.tell(asked, Request::MemberPromote(promote));
         }
         let removes = most || chance.percent(45);
-        if removes && voters.len() > 2 {
+        if removes && stay > 2 {
             let any = *chance.pick(&voters);
             let leads = chance.percent(40);
             let leader = self.leader().map(|number| self.node(number).id);
@@ -103,12 +104,25 @@ impl World {
                 false => "member removed",
             };
             self.coverage.hit(kind);
+            if let Some(number) = self.number_of(id) {
+                self.node_mut(number).leaves_ns = Some(self.now);
+            }
             let remove = pb::MemberRemoveRequest { id };
             self.tell(asked, Request::MemberRemove(remove));
         } else if !most {
             let is_learner = chance.percent(60);
             self.add_member(asked, is_learner);
         }
+    }
+
+    /// How many of these are members whatever becomes of all that was asked for. Of two members none may be removed: the other
+    /// one may not hear of it before the one that was removed is gone, and Raft has no way out of that.
+    fn staying(&self, voters: &[u64]) -> usize {
+        let stays = |node: &&Node| {
+            let leaves = node.leaves_ns.is_some_and(|at| at + AWAITED_NS >= self.now);
+            node.standing == Standing::Member && voters.contains(&node.id) && !leaves
+        };
+        self.nodes.iter().filter(stays).count()
     }
 
     fn add_member(&mut self, asked: usize, is_learner: bool) {

@@ -61,9 +61,16 @@ pub struct Node {
     pub sure_index: u64,
     /// Last entry that this life was seen to apply.
     pub applied_seen: u64,
+    /// Last change of members that it was seen to apply.
+    pub changed: u64,
+    /// The same, as far as everything was written since that it wanted written: no crash makes it forget that it is committed.
+    /// What it counts votes by would be the members of before, and whoever was removed may be gone.
+    pub sure_change: u64,
     pub standing: Standing,
     /// Since when it is awaited.
     pub awaited_ns: u64,
+    /// Since when the operator wants it removed.
+    pub leaves_ns: Option<u64>,
     /// It joins a running cluster, or did.
     pub joins: bool,
     /// Its disk was damaged by more than a crash.
@@ -130,8 +137,11 @@ impl Node {
             durable_index: 0,
             sure_index: 0,
             applied_seen: 0,
+            changed: 0,
+            sure_change: 0,
             standing: Standing::Member,
             awaited_ns: 0,
+            leaves_ns: None,
             joins: false,
             rotten: false,
             was_rotten: false,
@@ -232,6 +242,23 @@ impl Node {
             effects: Vec::new(),
         });
         Ok(())
+    }
+
+    /// Just started, it must know of the changes of members that it acted upon.
+    pub fn remembers_change(&mut self) -> Result<(), String> {
+        let sure = std::mem::take(&mut self.sure_change);
+        self.changed = 0;
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let node = running.member.node();
+        let known = node.commit_index().max(node.applied_index());
+        if known >= sure || self.refetches || self.rotten {
+            return Ok(());
+        }
+        Err(format!(
+            "had applied a change of members at entry {sure}, and after a crash knows only {known} to be committed"
+        ))
     }
 
     /// Whether it lost what it had and has not enough of it again.
