@@ -10,8 +10,6 @@ use super::node::{name, peer_url, Node};
 use super::swarm::SECOND_NS;
 use super::world::{Event, World};
 
-/// Machines that a run has at most, those that were removed included.
-const MACHINES_MAX: usize = 14;
 /// Members at once.
 const MEMBERS_MAX: usize = 6;
 /// The operator waits this long for an answer.
@@ -23,7 +21,7 @@ const OPERATOR: u32 = INSPECTION - 1;
 /// A machine with a damaged disk is found out within about this long.
 const FOUND_OUT_NS: u64 = 15 * SECOND_NS;
 /// How many of the machines with a damaged disk start again before somebody finds out.
-const RESTARTED_PERCENT: u64 = 50;
+const RESTARTED_PERCENT: u64 = 75;
 /// How often whole files are lost, and not single bits.
 const LOST_PERCENT: u64 = 50;
 
@@ -83,7 +81,7 @@ impl World {
             .map(|m| m.id)
             .collect();
         let stay = self.staying(&voters);
-        let most = list.len() >= MEMBERS_MAX || self.nodes.len() >= MACHINES_MAX;
+        let most = list.len() >= MEMBERS_MAX || self.nodes.len() >= self.plan.machines_max;
         let chance = &mut self.chance.faults;
         if let Some(id) = learner.filter(|_| chance.percent(60)) {
             self.coverage.hit("learner promoted");
@@ -203,7 +201,7 @@ impl World {
             Standing::Member => !node.broken && !node.rotten && !node.is_refetching(),
         });
         let voters = self.voters().len();
-        if !settled || voters < 3 || self.nodes.len() >= MACHINES_MAX {
+        if !settled || voters < 3 || self.nodes.len() >= self.plan.machines_max {
             return;
         }
         let victim = *self.chance.faults.pick(&members);

@@ -13,8 +13,6 @@ use super::disk::Disk;
 use super::membership::Standing;
 use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 
-/// Rot is looked for all the time: what is found where there is none shows.
-const SCRUB_INTERVAL_NS: u64 = 3_000_000_000;
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
 const TOKEN: &str = "simulation";
@@ -213,7 +211,7 @@ impl Node {
             },
         )
         .map_err(|error| format!("{} does not start: {error}", name(number)))?;
-        assembled.member.set_scrub_interval(SCRUB_INTERVAL_NS);
+        assembled.member.set_scrub_interval(plan.scrub_interval_ns);
         self.applied_seen = assembled.member.store().applied().0;
         let refetches = assembled.member.is_refetching();
         if refetches && !self.refetches && !self.rotten {
@@ -323,5 +321,6 @@ fn raft_config(plan: &MemberPlan, seed: u64) -> raft::Config {
     config.pre_vote = plan.pre_vote;
     config.seed = seed;
     config.ring_bytes_max = 16 << 20;
+    config.message_bytes_max = plan.message_bytes;
     config
 }
