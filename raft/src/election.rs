@@ -167,6 +167,8 @@ impl Node {
         self.pending_conf_index = 0;
         self.stall_transfer = (0, 0);
         self.broadcast = false;
+        self.commit_news = false;
+        self.passed_on = 0;
         self.tracker.votes.clear();
         let next = self.log.last() + 1;
         for peer in &mut self.tracker.peers {

@@ -320,6 +320,7 @@ fn raft_config(plan: &MemberPlan, seed: u64) -> raft::Config {
     config.election_ticks = ELECTION_TICKS;
     config.pre_vote = plan.pre_vote;
     config.seed = seed;
+    config.gather_commits = true;
     config.ring_bytes_max = 16 << 20;
     config.message_bytes_max = plan.message_bytes;
     config
