@@ -44,6 +44,10 @@ pub struct Config {
     pub apply_undurable: bool,
     /// A leader whose log writes stall for half an election timeout hands leadership over.
     pub transfer_on_stall: bool,
+    /// A new commit index makes no message of its own at once: it goes with the next append, or when the embedding calls
+    /// [`Node::announce_commit`](crate::Node::announce_commit). Where a follower waits for it, because it passed the
+    /// proposal on or reads, it is sent all the same.
+    pub gather_commits: bool,
     /// Weight of the entries of one append message; one entry may exceed it.
     pub message_bytes_max: u64,
     /// Weight of committed entries handed out and not yet reported applied; one entry may exceed it.
@@ -82,6 +86,7 @@ impl Config {
             validate_conf_changes: true,
             apply_undurable: true,
             transfer_on_stall: true,
+            gather_commits: false,
             message_bytes_max: 1 << 20,
             applying_bytes_max: 64 << 20,
             inflight_messages_max: 512,

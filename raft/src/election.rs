@@ -167,6 +167,8 @@ impl Node {
         self.pending_conf_index = 0;
         self.stall_transfer = (0, 0);
         self.broadcast = false;
+        self.commit_news = false;
+        self.passed_on = 0;
         self.tracker.votes.clear();
         let next = self.log.last() + 1;
         for peer in &mut self.tracker.peers {
@@ -241,6 +243,9 @@ impl Node {
         if !granted {
             answer.reject = Some(true);
             self.send(answer);
+            if pre && free {
+                self.stand_instead();
+            }
         } else if pre {
             // The term asked for, not the own one: else the candidate would take it for an old answer.
             answer.term = Some(m.term());
@@ -248,6 +253,8 @@ impl Node {
         } else {
             self.election_elapsed = 0;
             self.vote = m.from();
+            // To stand now would only depose whoever is about to lead.
+            self.failover.cancel();
             self.send_when_durable(answer);
         }
     }

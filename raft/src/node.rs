@@ -193,6 +193,10 @@ pub struct Node {
     pub(crate) told: SoftState,
     /// New entries or a new commit index are to be sent to the followers.
     pub(crate) broadcast: bool,
+    /// The followers were not told of the newest commit index, which can wait.
+    pub(crate) commit_news: bool,
+    /// A follower has passed on what stands in the log up to here.
+    pub(crate) passed_on: u64,
     /// A snapshot that the embedding has to install; `true` once it was handed out.
     pub(crate) installing: Option<(Snapshot, bool)>,
     /// Meanwhile, the configuration as of what is applied.
@@ -260,6 +264,8 @@ impl Node {
             },
             told: SoftState::default(),
             broadcast: false,
+            commit_news: false,
+            passed_on: 0,
             installing: None,
             overtaken: Configuration::default(),
             applying: VecDeque::new(),
@@ -456,6 +462,17 @@ impl Node {
     /// This node.
     pub fn id(&self) -> u64 {
         self.id
+    }
+
+    /// Whether there is a commit index that the followers do not hear of before the next append, or
+    /// [`Node::announce_commit`].
+    pub fn has_commit_news(&self) -> bool {
+        self.commit_news
+    }
+
+    /// Sends the commit index that was held back (see [`Config::gather_commits`](crate::Config::gather_commits)), if any.
+    pub fn announce_commit(&mut self) {
+        self.broadcast |= self.commit_news;
     }
 
     /// The highest committed index.

@@ -223,6 +223,7 @@ impl Node {
                 }
             }
         }
+        self.passed_on = self.log.last();
         Ok(())
     }
 

@@ -257,6 +257,8 @@ impl Node {
                     .entries
                     .push(entry(EntryType::EntryNormal, 0, 0, Some(context)));
                 self.send(answer);
+                // Its read waits until it has applied that much.
+                self.announce_commit();
             }
         }
     }

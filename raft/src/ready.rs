@@ -120,6 +120,7 @@ impl Node {
         self.forward_reads();
         if self.broadcast {
             self.broadcast = false;
+            self.commit_news = false;
             self.broadcast_appends();
         }
         self.request_apply_read();

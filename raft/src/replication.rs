@@ -179,7 +179,9 @@ impl Node {
             ProgressState::Replicate => progress.inflights.free_to(index),
         }
         let matched = progress.matched;
-        if !self.maybe_commit() && (was_paused || self.may_send_commit(at)) {
+        let committed = self.maybe_commit();
+        let tell = !self.commit_news && self.may_send_commit(at);
+        if !committed && (was_paused || tell) {
             self.send_append(at, true);
         }
         while self.send_append(at, false) {}
@@ -229,10 +231,15 @@ impl Node {
             return false;
         }
         let own_term = self.log.matches(index, self.term) || self.planted(Fault::CommitOldTerm);
+        let before = self.log.commit();
         if !own_term || !self.log.commit_to(index) {
             return false;
         }
-        self.broadcast = true;
+        if self.config.gather_commits && before >= self.passed_on {
+            self.commit_news = self.tracker.peers.len() > 1;
+        } else {
+            self.broadcast = true;
+        }
         self.unpark_reads();
         true
     }

@@ -301,6 +301,7 @@ fn raft_config(config: &Config, draws: &Draws) -> raft::Config {
     raft.election_ticks = config.election_ticks() as u32;
     raft.pre_vote = config.pre_vote;
     raft.seed = draws.raft_seed;
+    raft.gather_commits = true;
     raft.ring_bytes_max = LOG_RING_BYTES_MAX;
     raft.inflight_bytes_max = PEER_BYTES_IN_FLIGHT_MAX;
     raft.uncommitted_bytes_max =

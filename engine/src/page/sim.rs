@@ -6,6 +6,7 @@
 use super::{AlignedBuf, PageFile};
 use crate::map::Map;
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -19,11 +20,19 @@ enum Change {
     Len(u64),
 }
 
+/// The content of the file, and which bytes of it are not what was written there.
+#[derive(Clone, Default)]
+struct Image {
+    bytes: Vec<u8>,
+    /// By offset: what stood there before it was damaged.
+    damaged: BTreeMap<u64, u8>,
+}
+
 #[derive(Clone, Default)]
 struct Disk {
-    durable: Vec<u8>,
+    durable: Image,
     /// The page cache: durable and unflushed together.
-    cached: Vec<u8>,
+    cached: Image,
     unflushed: Vec<Change>,
     operations: u64,
     /// Operation at which the power goes: it changes nothing durable, and everything after it fails.
@@ -32,6 +41,8 @@ struct Disk {
     /// Fail reads that touch this byte.
     bad_byte: Option<u64>,
     fail_flush: bool,
+    /// Reads that gave a damaged byte.
+    damaged_reads: u64,
 }
 
 /// Which unflushed changes a crash keeps.
@@ -68,9 +79,16 @@ impl SimFile {
     }
 
     pub fn from_bytes(bytes: Vec<u8>) -> SimFile {
+        SimFile::from_image(Image {
+            bytes,
+            ..Image::default()
+        })
+    }
+
+    fn from_image(image: Image) -> SimFile {
         SimFile(Arc::new(Mutex::new(Disk {
-            cached: bytes.clone(),
-            durable: bytes,
+            cached: image.clone(),
+            durable: image,
             ..Disk::default()
         })))
     }
@@ -81,7 +99,7 @@ impl SimFile {
 
     /// What is durable now.
     pub fn durable(&self) -> Vec<u8> {
-        self.disk().durable.clone()
+        self.disk().durable.bytes.clone()
     }
 
     /// Operations that changed the file so far.
@@ -111,22 +129,26 @@ impl SimFile {
     /// Damages the device and the page cache alike.
     pub fn damage(&self, offset: u64, change: impl Fn(u8) -> u8) {
         let mut disk = self.disk();
-        let at = offset as usize;
         let Disk {
             durable, cached, ..
         } = &mut *disk;
         for image in [durable, cached] {
-            if let Some(byte) = image.get_mut(at) {
-                *byte = change(*byte);
-            }
+            image.damage(offset, &change);
         }
+    }
+
+    /// How often something was read that is not what had been written, because of [`SimFile::damage`].
+    pub fn damaged_reads(&self) -> u64 {
+        self.disk().damaged_reads
     }
 
     /// Cuts the file, durably.
     pub fn truncate(&self, len: u64) {
         let mut disk = self.disk();
-        disk.durable.truncate(len as usize);
-        disk.cached.truncate(len as usize);
+        let less = |image: &Image| image.bytes.len().min(len as usize);
+        let (durable, cached) = (less(&disk.durable), less(&disk.cached));
+        disk.durable.resize(durable);
+        disk.cached.resize(cached);
         disk.unflushed.clear();
     }
 
@@ -146,22 +168,50 @@ impl SimFile {
                 change.apply(&mut image);
             }
         }
-        SimFile::from_bytes(image)
+        SimFile::from_image(image)
     }
 }
 
 impl Change {
-    fn apply(&self, image: &mut Vec<u8>) {
+    fn apply(&self, image: &mut Image) {
         match self {
-            Change::Sector(offset, bytes) => {
-                let (start, end) = (*offset as usize, *offset as usize + SECTOR_BYTES);
-                if image.len() < end {
-                    image.resize(end, 0);
-                }
-                image[start..end].copy_from_slice(&bytes[..]);
-            }
-            Change::Len(len) => image.resize(*len as usize, 0),
+            Change::Sector(offset, bytes) => image.write(*offset, &bytes[..]),
+            Change::Len(len) => image.resize(*len as usize),
         }
+    }
+}
+
+impl Image {
+    fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let (start, end) = (offset as usize, offset as usize + bytes.len());
+        if self.bytes.len() < end {
+            self.resize(end);
+        }
+        self.bytes[start..end].copy_from_slice(bytes);
+        let whole_again = offset..end as u64;
+        if !self.damaged.is_empty() {
+            self.damaged.retain(|at, _| !whole_again.contains(at));
+        }
+    }
+
+    fn resize(&mut self, len: usize) {
+        self.bytes.resize(len, 0);
+        self.damaged.split_off(&(len as u64));
+    }
+
+    fn damage(&mut self, offset: u64, change: impl Fn(u8) -> u8) {
+        let Some(byte) = self.bytes.get_mut(offset as usize) else {
+            return;
+        };
+        let written = *self.damaged.entry(offset).or_insert(*byte);
+        *byte = change(*byte);
+        if *byte == written {
+            self.damaged.remove(&offset);
+        }
+    }
+
+    fn is_damaged(&self, range: std::ops::Range<u64>) -> bool {
+        !self.damaged.is_empty() && self.damaged.range(range).next().is_some()
     }
 }
 
@@ -187,12 +237,14 @@ impl Disk {
         }
     }
 
-    fn read(&self, image: &[u8], offset: u64, buf: &mut [u8]) -> io::Result<usize> {
+    fn read(&mut self, direct: bool, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
         let range = offset..offset + buf.len() as u64;
         if self.bad_byte.is_some_and(|b| range.contains(&b)) {
             return Err(io::Error::other("the simulated sector is unreadable"));
         }
-        let there = image.get(offset as usize..).unwrap_or(&[]);
+        let image = if direct { &self.durable } else { &self.cached };
+        self.damaged_reads += u64::from(image.is_damaged(range));
+        let there = image.bytes.get(offset as usize..).unwrap_or(&[]);
         let n = there.len().min(buf.len());
         buf[..n].copy_from_slice(&there[..n]);
         Ok(n)
@@ -205,17 +257,15 @@ impl PageFile for SimFile {
     }
 
     fn len(&self) -> io::Result<u64> {
-        Ok(self.disk().cached.len() as u64)
+        Ok(self.disk().cached.bytes.len() as u64)
     }
 
     fn read_at_direct(&self, offset: u64, buf: &mut AlignedBuf) -> io::Result<usize> {
-        let disk = self.disk();
-        disk.read(&disk.durable, offset, buf)
+        self.disk().read(true, offset, buf)
     }
 
     fn read_at(&self, offset: u64, buf: &mut [u8]) -> io::Result<usize> {
-        let disk = self.disk();
-        disk.read(&disk.cached, offset, buf)
+        self.disk().read(false, offset, buf)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -235,15 +285,11 @@ impl PageFile for SimFile {
             disk.write(offset, page);
             return Err(lost());
         }
-        let end = offset as usize + page.len();
         let Disk {
             durable, cached, ..
         } = &mut *disk;
         for image in [durable, cached] {
-            if image.len() < end {
-                image.resize(end, 0);
-            }
-            image[offset as usize..end].copy_from_slice(page);
+            image.write(offset, page);
         }
         Ok(())
     }
@@ -269,8 +315,8 @@ impl PageFile for SimFile {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let is_last = disk.begin()?;
-        if (disk.cached.len() as u64) < len {
-            disk.cached.resize(len as usize, 0);
+        if (disk.cached.bytes.len() as u64) < len {
+            disk.cached.resize(len as usize);
             disk.unflushed.push(Change::Len(len));
         }
         if is_last {
@@ -282,7 +328,7 @@ impl PageFile for SimFile {
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut disk = self.disk();
         let is_last = disk.begin()?;
-        disk.cached.resize(len as usize, 0);
+        disk.cached.resize(len as usize);
         disk.unflushed.push(Change::Len(len));
         if is_last {
             return Err(lost());
@@ -292,5 +338,54 @@ impl PageFile for SimFile {
 
     fn map(&self) -> Option<Arc<Map>> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whether reading the first two sectors meets damage.
+    fn meets(file: &SimFile) -> bool {
+        let before = file.damaged_reads();
+        file.read_at(0, &mut [0; 2 * SECTOR_BYTES]).unwrap();
+        file.damaged_reads() > before
+    }
+
+    #[test]
+    fn damage_is_met_until_it_is_written_over() {
+        let file = SimFile::from_bytes(vec![7; 4 * SECTOR_BYTES]);
+        assert!(!meets(&file));
+        file.damage(SECTOR_BYTES as u64, |byte| byte ^ 1);
+        assert!(meets(&file));
+        file.write_at(0, &[1; SECTOR_BYTES]).unwrap();
+        assert!(meets(&file), "another sector was written");
+        file.write_at(SECTOR_BYTES as u64, &[2; SECTOR_BYTES])
+            .unwrap();
+        assert!(!meets(&file));
+    }
+
+    #[test]
+    fn a_crash_brings_damage_back_that_was_not_written_over_durably() {
+        let file = SimFile::from_bytes(vec![7; 2 * SECTOR_BYTES]);
+        file.damage(3, |byte| byte ^ 1);
+        file.write_at(0, &[1; SECTOR_BYTES]).unwrap();
+        assert!(meets(&file.crash(Keep::None)));
+        assert!(!meets(&file.crash(Keep::All)));
+        file.flush().unwrap();
+        assert!(!meets(&file.crash(Keep::None)));
+    }
+
+    #[test]
+    fn what_is_written_anyway_is_no_damage() {
+        let file = SimFile::from_bytes(vec![7; 2 * SECTOR_BYTES]);
+        file.damage(3, |_| 7);
+        assert!(!meets(&file));
+        file.damage(3, |byte| byte ^ 1);
+        file.damage(3, |byte| byte ^ 1);
+        assert!(!meets(&file));
+        file.damage(2 * SECTOR_BYTES as u64 - 1, |_| 0);
+        file.set_len(SECTOR_BYTES as u64).unwrap();
+        assert!(!meets(&file));
     }
 }

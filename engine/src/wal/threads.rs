@@ -179,14 +179,21 @@ fn write_all(shared: &Shared, files: &LogFiles) {
             result,
             buf: write.buf,
         });
-        if state.waiting {
-            // It takes the completion itself; the waker stays for those that it does not wait for.
+        // Whoever waits takes the completion itself; the waker stays for those that it does not wait for.
+        let waker = match state.waiting {
+            true => None,
+            false => state.waker.take(),
+        };
+        let waiting = state.waiting;
+        // Woken under the lock, it would only fall asleep again for want of it.
+        drop(state);
+        if waiting {
             shared.finished.notify_one();
-        } else if let Some(waker) = state.waker.take() {
-            drop(state);
-            waker.wake();
-            state = shared.lock();
         }
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+        state = shared.lock();
     }
 }
 

@@ -43,6 +43,7 @@ pub struct Options {
     partitions: bool,
     compaction: bool,
     losses: bool,
+    gather_commits: bool,
 }
 
 impl Options {
@@ -64,6 +65,7 @@ impl Options {
             partitions: chance.percent(60),
             compaction: chance.percent(60),
             losses: false,
+            gather_commits: chance.percent(50),
         }
     }
 
@@ -166,6 +168,7 @@ impl Cluster {
             check_quorum: self.options.check_quorum,
             apply_undurable: self.options.apply_undurable,
             step_down_on_removal: self.options.step_down,
+            gather_commits: self.options.gather_commits,
             message_bytes_max: MESSAGE_WEIGHT_MAX,
             applying_bytes_max: 300,
             inflight_messages_max: INFLIGHT_MESSAGES_MAX,

@@ -85,6 +85,7 @@ impl World {
                     out.push("no effect".to_string());
                 }
             }
+            "announce" => self.host(id()).node.announce_commit(),
             "passive" => self.host(id()).node.set_passive(true),
             "transfer" => self.host(id()).node.transfer_leader(second()),
             "propose" => self.propose(words, out),
@@ -516,6 +517,7 @@ pub fn settings(id: u64, size: u64, options: &[&str]) -> (Config, Initial) {
             "checkquorum" => config.check_quorum = true,
             "lease" => config.read_only = ReadOnly::Lease,
             "stepdown" => config.step_down_on_removal = true,
+            "gather" => config.gather_commits = true,
             "novalidate" => config.validate_conf_changes = false,
             "manual" => {}
             "noforward" => config.forward_proposals = false,

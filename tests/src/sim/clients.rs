@@ -14,6 +14,7 @@ use ringd::request::{CallId, Request};
 use ringd::status::Status;
 
 use super::checkers::watchers::{Seen, Watched};
+use super::checkers::Verdict;
 use super::operations::Generator;
 use super::swarm::{MILLISECOND_NS, SECOND_NS};
 use super::world::{Event, World};
@@ -27,6 +28,10 @@ const RETRY_NS: u64 = 200 * MILLISECOND_NS;
 const WATCH_NS: u64 = 40 * SECOND_NS;
 /// Keep-alives that a holder sends before it does something else.
 const RENEWALS_MAX: u64 = 12;
+/// It waits for an answer for so many thirds of the time to live, at most: the lease may end meanwhile.
+const PATIENCE_THIRDS_MAX: u64 = 4;
+/// How often a holder turns to another member with the next of them, be that one alive or not.
+const WANDERS_PERCENT: u64 = 25;
 /// Leases have numbers from here on.
 const LEASE_BASE: i64 = 0x1000;
 
@@ -77,6 +82,13 @@ struct Holder {
     renewals_left: u64,
     /// The keep-alive under way was sent then.
     sent_ns: Option<u64>,
+}
+
+impl Holder {
+    /// Time between two keep-alives, if each is answered.
+    fn renews_every_ns(&self) -> u64 {
+        self.ttl_s as u64 * SECOND_NS / 3
+    }
 }
 
 /// What a client waits for.
@@ -386,6 +398,8 @@ impl World {
         let ttl_max_s = self.plan.clients.ttl_max_s;
         let chance = &mut self.chance.clients;
         let (stops, attaches) = (chance.percent(50), chance.percent(60));
+        let wanders = chance.percent(WANDERS_PERCENT);
+        let patience = chance.between(1, PATIENCE_THIRDS_MAX);
         let ttl_s = chance.between(2, ttl_max_s.max(2)) as i64;
         let renewals = chance.below(RENEWALS_MAX);
         let now = self.now;
@@ -436,12 +450,16 @@ impl World {
             put.prev_kv = stops;
             return self.ask(client, question, Request::Put(put));
         }
-        let every = holder.ttl_s as u64 * SECOND_NS / 3;
+        let waits_ns = holder.renews_every_ns() * patience;
         holder.sent_ns = Some(now);
+        if wanders {
+            self.move_on(client);
+        }
+        let this = &mut self.clients.all[client];
         this.waits = Waits::Stream;
         let request = Request::LeaseKeepAlive(pb::LeaseKeepAliveRequest { id: lease });
         self.dispatch(client, request);
-        self.wake_client(client, every);
+        self.wake_client(client, waits_ns);
     }
 
     fn probe(&mut self, client: usize) {
@@ -529,17 +547,41 @@ impl World {
         }
     }
 
-    pub fn stream(&mut self, _node: usize, call: CallId, message: Bytes) {
+    pub fn stream(&mut self, node: usize, call: CallId, message: Bytes) {
         let session = call.connection();
         let Some(&client) = self.clients.sessions.get(&session) else {
             return;
         };
+        let verdict = self.check_renewal(client, &message);
+        self.judge(node, verdict);
         let event = ClientEvent::Message {
             client,
             session,
             message,
         };
         self.deliver(client, event);
+    }
+
+    /// A renewal counts where the lease's time runs: at the leader of the latest term. That one must know of it before the
+    /// client is told, or became leader since it was asked for.
+    fn check_renewal(&self, client: usize, message: &Bytes) -> Verdict {
+        let Kind::Holder(holder) = &self.clients.all[client].kind else {
+            return Ok(());
+        };
+        let response = pb::LeaseKeepAliveResponse::decode(message.clone()).ok();
+        let confirmed = response.filter(|r| r.id == holder.lease && r.ttl > 0);
+        let leader = self.leader().map(|number| self.node(number));
+        let leader = leader.and_then(|leader| leader.running.as_ref());
+        let (Some(renewal), Some(sent_ns), Some(leader)) = (confirmed, holder.sent_ns, leader)
+        else {
+            return Ok(());
+        };
+        let lessor = leader.member.store().lessor();
+        match lessor.time_to_live(renewal.id, leader.clock.now(self.now)) {
+            Some(left) => self.leases.counted(&renewal, (sent_ns, self.now), left),
+            // Ended meanwhile, which is another check's business, or not applied there yet.
+            None => Ok(()),
+        }
     }
 
     pub fn end(&mut self, _node: usize, call: CallId) {
@@ -586,6 +628,7 @@ impl World {
                 if response.id != holder.lease {
                     return;
                 }
+                let next_ns = sent_ns.map(|sent_ns| sent_ns + holder.renews_every_ns());
                 if response.ttl == 0 {
                     *holder = Holder::default();
                 } else if let Some(sent_ns) = sent_ns {
@@ -593,6 +636,10 @@ impl World {
                     if let Err(why) = verdict {
                         self.fail(why);
                     }
+                }
+                if let Some(next_ns) = next_ns {
+                    let pause = next_ns.saturating_sub(self.now).max(1);
+                    self.wake_client(client, pause);
                 }
             }
             Kind::Worker | Kind::Probe => {}

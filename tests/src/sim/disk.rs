@@ -16,6 +16,8 @@ use super::chance::Chance;
 use super::planted;
 
 pub const SECTOR_BYTES: usize = 512;
+/// Pages that damage looks at before it takes one that is empty.
+const PAGES_TRIED: usize = 8;
 /// Log writes among which damage chooses.
 const WRITES_REMEMBERED: usize = 64;
 /// The last writes of a log may look torn when they are damaged (FORMAT.md): later ones have to claim them first.
@@ -226,10 +228,9 @@ impl Disk {
     }
 
     fn flip_in_pages(&mut self, chance: &mut Chance) -> Option<&'static str> {
-        let pages = self.pages.pages();
-        let len = pages.len().ok().filter(|len| *len > 0)?;
+        let at = self.some_page(chance)? + chance.below(PAGE_BYTES as u64);
         let bit = 1 << chance.below(8);
-        pages.damage(chance.below(len), |byte| byte ^ bit);
+        self.pages.pages().damage(at, |byte| byte ^ bit);
         Some("bit rot in the pages")
     }
 
@@ -242,11 +243,13 @@ impl Disk {
         Some("bit rot in the log")
     }
 
-    /// A batch that later ones claim, so that its loss shows.
+    /// A batch that later ones claim, so that its loss shows. Often one of the newest of these: only the log says that they
+    /// ever were, older ones are in a checkpoint as well.
     fn claimed_batch(&self, chance: &mut Chance) -> Option<(SegmentId, u64, usize)> {
-        let old = self.written.len().checked_sub(WRITES_CLAIMED_AFTER)?;
-        let at = chance.below(old.max(1) as u64) as usize;
-        self.written.get(at).copied()
+        let old = self.written.len().checked_sub(WRITES_CLAIMED_AFTER)?.max(1);
+        let newest = *chance.pick(&[1, 8, WRITES_REMEMBERED]);
+        let back = chance.below(old.min(newest) as u64) as usize;
+        self.written.get(old - 1 - back).copied()
     }
 
     /// One batch lies where another one was, perhaps in another segment.
@@ -269,10 +272,21 @@ impl Disk {
         Some("log flush that lied")
     }
 
-    /// Offset of some page.
+    /// Offset of some page, more likely of one that ever held anything.
     fn some_page(&self, chance: &mut Chance) -> Option<u64> {
-        let pages = self.pages.pages().len().ok()? / PAGE_BYTES as u64;
-        (pages > 0).then(|| chance.below(pages) * PAGE_BYTES as u64)
+        let file = self.pages.pages();
+        let pages = file.len().ok()? / PAGE_BYTES as u64;
+        let mut found = None;
+        for _ in 0..PAGES_TRIED {
+            let offset = chance.below(pages) * PAGE_BYTES as u64;
+            found = (pages > 0).then_some(offset);
+            let mut content = vec![0; PAGE_BYTES];
+            file.read_at(offset, &mut content).ok()?;
+            if content.iter().any(|byte| *byte != 0) {
+                break;
+            }
+        }
+        found
     }
 
     fn overwrite_page(&self, offset: u64, content: &[u8]) {

@@ -126,8 +126,12 @@ impl World {
                     self.cut("leader isolated", links);
                 }
             }
-            Fault::Pause => self.pause(victim, false),
-            Fault::MachinePause => self.pause(victim, true),
+            Fault::Pause | Fault::MachinePause => {
+                // A leader that stands still, and does not know what was decided without it.
+                let leads = self.chance.faults.percent(50);
+                let leader = self.leader().filter(|_| leads);
+                self.pause(leader.unwrap_or(victim), fault == Fault::MachinePause);
+            }
             Fault::ClockJump => self.jump_clock(victim),
             Fault::ClockRate => self.change_rate(victim),
             Fault::DiskStall => {

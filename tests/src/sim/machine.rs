@@ -1,6 +1,6 @@
 //! What a machine does: it starts, takes turns, carries out what its member decided, and dies.
 
-use engine::page::{is_disk_full, Progress, Stage};
+use engine::page::{is_disk_full, FetchDone, FetchJob, Progress, Stage};
 use engine::wal::{self, Expect, SegmentId};
 use proto::raftpb::EntryType;
 use ringd::member::{Effect, Input};
@@ -44,6 +44,8 @@ impl World {
         if self.node(number).refetches {
             self.coverage.hit("member without its data started");
         }
+        let verdict = self.node_mut(number).remembers_change();
+        self.judge(number, verdict);
         self.replayed(number);
         self.after(0, Event::Pulse { node: number, life });
         self.connect(number);
@@ -200,13 +202,15 @@ impl World {
         let applied = member.store().applied().0;
         let mut verdict = Ok(());
         let mut decided = false;
+        let mut changed = None;
         for index in node.applied_seen + 1..=applied {
             let Some(entry) = member.node().recent_entry(index) else {
                 verdict = Err(format!("entry {index} was applied and is not in memory"));
                 break;
             };
-            if index > self.history.applied() {
-                decided |= entry.r#type() != EntryType::EntryNormal;
+            if entry.r#type() != EntryType::EntryNormal {
+                changed = Some(index);
+                decided |= index > self.history.applied();
             }
             verdict = self.history.entry_applied(index, entry);
             if verdict.is_err() {
@@ -230,7 +234,14 @@ impl World {
                 };
                 self.consensus.check(member, life, &self.history, copies)
             });
-        self.node_mut(number).applied_seen = applied;
+        // A change of members that was applied is known to be committed, and once nothing waits for the disk, also there.
+        let is_written = member.log().pending_bytes() == 0;
+        let node = self.node_mut(number);
+        node.applied_seen = applied;
+        node.changed = changed.unwrap_or(node.changed);
+        if is_written {
+            node.sure_change = node.changed;
+        }
         self.judge(number, verdict);
         if decided {
             self.membership_decided(number);
@@ -417,6 +428,25 @@ impl World {
             self.coverage.hit("disk full");
         }
         self.input(number, life, Input::LogFile { tag, result });
+    }
+
+    /// Reads pages for a member. One that is not what was written to its place must not be taken for good, whether or not
+    /// anybody looks at what it says.
+    pub fn fetch(&mut self, number: usize, job: FetchJob) -> FetchDone {
+        let before = self.node(number).disk.pages.pages().damaged_reads();
+        let done = job.run();
+        if self.node(number).disk.pages.pages().damaged_reads() == before {
+            return done;
+        }
+        self.coverage.hit("damaged page fetched");
+        if done.outcomes().all(|(_, found)| found.is_ok()) {
+            let pages: Vec<_> = done.outcomes().map(|(page, _)| page).collect();
+            self.fail(format!(
+                "{} takes pages for good that its disk has garbled, among {pages:?}",
+                name(number)
+            ));
+        }
+        done
     }
 
     pub fn checkpoint_step(&mut self, node: usize, life: u64) {

@@ -10,8 +10,6 @@ use super::node::{name, peer_url, Node};
 use super::swarm::SECOND_NS;
 use super::world::{Event, World};
 
-/// Machines that a run has at most, those that were removed included.
-const MACHINES_MAX: usize = 14;
 /// Members at once.
 const MEMBERS_MAX: usize = 6;
 /// The operator waits this long for an answer.
@@ -23,7 +21,7 @@ const OPERATOR: u32 = INSPECTION - 1;
 /// A machine with a damaged disk is found out within about this long.
 const FOUND_OUT_NS: u64 = 15 * SECOND_NS;
 /// How many of the machines with a damaged disk start again before somebody finds out.
-const RESTARTED_PERCENT: u64 = 50;
+const RESTARTED_PERCENT: u64 = 75;
 /// How often whole files are lost, and not single bits.
 const LOST_PERCENT: u64 = 50;
 
@@ -82,7 +80,8 @@ impl World {
             .filter(|m| !m.is_learner)
             .map(|m| m.id)
             .collect();
-        let most = list.len() >= MEMBERS_MAX || self.nodes.len() >= MACHINES_MAX;
+        let stay = self.staying(&voters);
+        let most = list.len() >= MEMBERS_MAX || self.nodes.len() >= self.plan.machines_max;
         let chance = &mut self.chance.faults;
         if let Some(id) = learner.filter(|_| chance.percent(60)) {
             self.coverage.hit("learner promoted");
@@ -90,7 +89,7 @@ impl World {
             return self.tell(asked, Request::MemberPromote(promote));
         }
         let removes = most || chance.percent(45);
-        if removes && voters.len() > 2 {
+        if removes && stay > 2 {
             let any = *chance.pick(&voters);
             let leads = chance.percent(40);
             let leader = self.leader().map(|number| self.node(number).id);
@@ -103,12 +102,25 @@ impl World {
                 false => "member removed",
             };
             self.coverage.hit(kind);
+            if let Some(number) = self.number_of(id) {
+                self.node_mut(number).leaves_ns = Some(self.now);
+            }
             let remove = pb::MemberRemoveRequest { id };
             self.tell(asked, Request::MemberRemove(remove));
         } else if !most {
             let is_learner = chance.percent(60);
             self.add_member(asked, is_learner);
         }
+    }
+
+    /// How many of these are members whatever becomes of all that was asked for. Of two members none may be removed: the other
+    /// one may not hear of it before the one that was removed is gone, and Raft has no way out of that.
+    fn staying(&self, voters: &[u64]) -> usize {
+        let stays = |node: &&Node| {
+            let leaves = node.leaves_ns.is_some_and(|at| at + AWAITED_NS >= self.now);
+            node.standing == Standing::Member && voters.contains(&node.id) && !leaves
+        };
+        self.nodes.iter().filter(stays).count()
     }
 
     fn add_member(&mut self, asked: usize, is_learner: bool) {
@@ -189,7 +201,7 @@ impl World {
             Standing::Member => !node.broken && !node.rotten && !node.is_refetching(),
         });
         let voters = self.voters().len();
-        if !settled || voters < 3 || self.nodes.len() >= MACHINES_MAX {
+        if !settled || voters < 3 || self.nodes.len() >= self.plan.machines_max {
             return;
         }
         let victim = *self.chance.faults.pick(&members);

@@ -13,8 +13,6 @@ use super::disk::Disk;
 use super::membership::Standing;
 use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 
-/// Rot is looked for all the time: what is found where there is none shows.
-const SCRUB_INTERVAL_NS: u64 = 3_000_000_000;
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
 /// Few: there are not many keys, and reads in slices are to be met.
@@ -63,9 +61,16 @@ pub struct Node {
     pub sure_index: u64,
     /// Last entry that this life was seen to apply.
     pub applied_seen: u64,
+    /// Last change of members that it was seen to apply.
+    pub changed: u64,
+    /// The same, as far as everything was written since that it wanted written: no crash makes it forget that it is committed.
+    /// What it counts votes by would be the members of before, and whoever was removed may be gone.
+    pub sure_change: u64,
     pub standing: Standing,
     /// Since when it is awaited.
     pub awaited_ns: u64,
+    /// Since when the operator wants it removed.
+    pub leaves_ns: Option<u64>,
     /// It joins a running cluster, or did.
     pub joins: bool,
     /// Its disk was damaged by more than a crash.
@@ -132,8 +137,11 @@ impl Node {
             durable_index: 0,
             sure_index: 0,
             applied_seen: 0,
+            changed: 0,
+            sure_change: 0,
             standing: Standing::Member,
             awaited_ns: 0,
+            leaves_ns: None,
             joins: false,
             rotten: false,
             was_rotten: false,
@@ -206,7 +214,7 @@ impl Node {
             },
         )
         .map_err(|error| format!("{} does not start: {error}", name(number)))?;
-        assembled.member.set_scrub_interval(SCRUB_INTERVAL_NS);
+        assembled.member.set_scrub_interval(plan.scrub_interval_ns);
         self.applied_seen = assembled.member.store().applied().0;
         let refetches = assembled.member.is_refetching();
         if refetches && !self.refetches && !self.rotten {
@@ -235,6 +243,23 @@ impl Node {
             effects: Vec::new(),
         });
         Ok(())
+    }
+
+    /// Just started, it must know of the changes of members that it acted upon.
+    pub fn remembers_change(&mut self) -> Result<(), String> {
+        let sure = std::mem::take(&mut self.sure_change);
+        self.changed = 0;
+        let Some(running) = &self.running else {
+            return Ok(());
+        };
+        let node = running.member.node();
+        let known = node.commit_index().max(node.applied_index());
+        if known >= sure || self.refetches || self.rotten {
+            return Ok(());
+        }
+        Err(format!(
+            "had applied a change of members at entry {sure}, and after a crash knows only {known} to be committed"
+        ))
     }
 
     /// Whether it lost what it had and has not enough of it again.
@@ -298,6 +323,8 @@ fn raft_config(plan: &MemberPlan, seed: u64) -> raft::Config {
     config.election_ticks = ELECTION_TICKS;
     config.pre_vote = plan.pre_vote;
     config.seed = seed;
+    config.gather_commits = true;
     config.ring_bytes_max = 16 << 20;
+    config.message_bytes_max = plan.message_bytes;
     config
 }

@@ -15,6 +15,13 @@ const CROWDED_PERCENT: u64 = 8;
 const CROWDED_SHORTER: u64 = 2;
 /// What may be resident there; others draw more.
 const CROWDED_RESIDENT_BYTES: u64 = 8 << 10;
+/// Seeds in which disks lose and garble what they hold all the time.
+const DECAYING_PERCENT: u64 = 8;
+/// Mean time between two such losses there.
+const DECAY_NS: u64 = 6 * SECOND_NS;
+/// Machines that a run has at most, and one in which they decay.
+const MACHINES_MAX: usize = 14;
+const DECAYING_MACHINES_MAX: usize = 40;
 /// Clocks run at least this slow and at most this fast, in nanoseconds per million.
 pub const RATE_MIN: u64 = 900_000;
 pub const RATE_MAX: u64 = 1_100_000;
@@ -84,6 +91,11 @@ pub struct MemberPlan {
     /// Inputs gather for up to this long before they are decided upon.
     pub turn_max_ns: u64,
     pub progress_interval_ns: u64,
+    /// Entries that one message carries.
+    pub message_bytes: u64,
+    /// Rot is looked for this often: all the time, so that what is found where there is none shows, or so seldom that whoever
+    /// needs a garbled page meets it first.
+    pub scrub_interval_ns: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -141,6 +153,8 @@ impl Operation {
 #[derive(Clone, Debug)]
 pub struct Swarm {
     pub members: usize,
+    /// Machines that there are in the course of time at most, those that were removed included.
+    pub machines_max: usize,
     pub duration_ns: u64,
     pub network: NetworkPlan,
     pub faults: FaultPlan,
@@ -155,6 +169,7 @@ impl Swarm {
         let members = *chance.pick(&[1, 3, 3, 3, 3, 3, 5, 5]);
         let mut swarm = Swarm {
             members,
+            machines_max: MACHINES_MAX,
             duration_ns,
             network: draw_network(chance),
             faults: draw_faults(chance, members),
@@ -166,10 +181,42 @@ impl Swarm {
         swarm.network.resets = *apart.pick(&[0, 0, 200_000]);
         swarm.clients.asks_progress = apart.percent(50);
         swarm.member.progress_interval_ns = *apart.pick(&[SECOND_NS / 2, 20 * SECOND_NS]);
+        swarm.member.message_bytes = *apart.pick(&[1 << 20, 1 << 20, 16 << 10, 1 << 10]);
+        swarm.member.scrub_interval_ns = *apart.pick(&[3 * SECOND_NS, 100 * SECOND_NS]);
         if Chance::stream(seed, 8).percent(CROWDED_PERCENT) {
             swarm.crowd();
+        } else if members >= 3 && Chance::stream(seed, 11).percent(DECAYING_PERCENT) {
+            swarm.decay();
         }
         swarm
+    }
+
+    /// Disks decay, and what else happens leaves the others time to make up for it. What becomes of a loss depends on how far
+    /// log and checkpoint were: checkpoints are rare, so that much is in the log alone, and little stays in memory, so that
+    /// garbled pages are met.
+    fn decay(&mut self) {
+        let (faults, member) = (&mut self.faults, &mut self.member);
+        self.machines_max = DECAYING_MACHINES_MAX;
+        faults.rot_ns = DECAY_NS;
+        faults.membership_ns = 2 * DECAY_NS;
+        for others in [
+            &mut faults.crash_ns,
+            &mut faults.crash_all_ns,
+            &mut faults.partition_ns,
+            &mut faults.one_way_ns,
+            &mut faults.bridge_ns,
+            &mut faults.isolate_leader_ns,
+            &mut faults.machine_pause_ns,
+            &mut faults.pause_ns,
+            &mut faults.disk_stall_ns,
+        ] {
+            *others *= 4;
+        }
+        (faults.disk_error_ns, faults.disk_full_ns) = (0, 0);
+        member.resident_bytes = 64 << 10;
+        member.checkpoint_dirty_bytes = 1 << 20;
+        member.checkpoint_log_bytes = 256 << 10;
+        member.checkpoint_interval_ns = 30 * SECOND_NS;
     }
 
     /// Many readers of much where next to nothing may stay in memory, so that they meet absent pages side by side. A simulated
@@ -267,6 +314,8 @@ fn draw_member(chance: &mut Chance) -> MemberPlan {
         page_max_ns: *chance.pick(&[200_000, 20 * MILLISECOND_NS]),
         turn_max_ns: *chance.pick(&[1, 1, 50_000, 5 * MILLISECOND_NS]),
         progress_interval_ns: 20 * SECOND_NS,
+        message_bytes: 1 << 20,
+        scrub_interval_ns: 3 * SECOND_NS,
     }
 }
 

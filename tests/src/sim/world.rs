@@ -366,7 +366,8 @@ impl World {
             }
             Event::Fetched { node, life, job } => {
                 if self.living(node, life).is_some() {
-                    self.input(node, life, Input::Fetched { done: job.run() });
+                    let done = self.fetch(node, job);
+                    self.input(node, life, Input::Fetched { done });
                 }
             }
             Event::Upkeep { node, life, job } => {

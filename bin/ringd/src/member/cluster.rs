@@ -22,6 +22,9 @@ const ADVANCE_LEAVES_TICKS: u32 = 2;
 const HELD_BYTES_MAX: usize = 16 << 20;
 /// What a proposal weighs beside its payload.
 const HELD_OVERHEAD_BYTES: usize = 256;
+/// How long the followers may hear of a commit later than they could, for want of a message that it can go with. A message
+/// of its own costs them and the leader a wake-up, and that much is what a watcher at a follower can see an event late.
+const COMMIT_GATHER_NS: u64 = 500_000;
 /// Callers of MoveLeader at once.
 const TRANSFERS_MAX: usize = 16;
 
@@ -40,6 +43,9 @@ pub(super) struct Cluster {
     /// weight.
     held: VecDeque<(u64, raftpb::Message)>,
     held_bytes: usize,
+    /// Since when the followers were not told of a commit index, and whether a wake-up was asked for because of that.
+    commit_news_since_ns: Option<u64>,
+    commit_timer: bool,
     /// When the fast failover goes on.
     failover_due_ns: Option<u64>,
     /// A stop waits for another leader until then.
@@ -194,6 +200,36 @@ impl Member {
         let after_ns = u64::from(delay_ms) * 1_000_000;
         self.cluster.failover_due_ns = Some(now_ns + after_ns);
         self.effects.push(Effect::Wake { after_ns });
+    }
+
+    /// A commit index that the followers were not told of goes with the next append, which comes soon where there is load;
+    /// else after a moment.
+    pub(super) fn gather_commits(&mut self, now_ns: u64) {
+        if !self.node.has_commit_news() {
+            self.cluster.commit_news_since_ns = None;
+            return;
+        }
+        self.cluster.commit_news_since_ns.get_or_insert(now_ns);
+        self.announce_commit_in(COMMIT_GATHER_NS);
+    }
+
+    fn announce_commit_in(&mut self, after_ns: u64) {
+        if !self.cluster.commit_timer {
+            self.cluster.commit_timer = true;
+            self.effects.push(Effect::Wake { after_ns });
+        }
+    }
+
+    /// Any wake-up may be the one that was wanted for this.
+    pub(super) fn announce_commit(&mut self, now_ns: u64) {
+        self.cluster.commit_timer = false;
+        let Some(since_ns) = self.cluster.commit_news_since_ns else {
+            return;
+        };
+        match (since_ns + COMMIT_GATHER_NS).saturating_sub(now_ns) {
+            0 => self.node.announce_commit(),
+            after_ns => self.announce_commit_in(after_ns),
+        }
     }
 
     /// Whatever has a time of its own between two ticks.

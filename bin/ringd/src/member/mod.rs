@@ -528,7 +528,10 @@ impl Member {
             Input::RemovedHere => self.removed(),
             Input::WentBack { why } => self.halt(why),
             Input::Stop => self.hand_over(now_ns),
-            Input::Wake => self.cluster_timers(now_ns),
+            Input::Wake => {
+                self.announce_commit(now_ns);
+                self.cluster_timers(now_ns);
+            }
             Input::Pulse => self.pulse(now_ns),
             Input::Work => self.work(),
         }
@@ -550,6 +553,7 @@ impl Member {
                 break;
             }
         }
+        self.gather_commits(now_ns);
         self.compare_applied(now_ns);
         self.keep_promises();
         self.introduce(now_ns);

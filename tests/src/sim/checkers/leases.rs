@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use engine::lease::TimeToLive;
+use proto::etcdserverpb as pb;
+
 use super::Verdict;
 use crate::sim::swarm::{RATE_MAX, SECOND_NS};
 
@@ -49,6 +52,25 @@ impl Leases {
             Some(ended_ns) => self.check(id, ended_ns),
             None => Ok(()),
         }
+    }
+
+    /// A renewal that was asked for at `sent_ns` is about to be confirmed at `now_ns`; the leader gives the lease this much time.
+    pub fn counted(
+        &self,
+        renewal: &pb::LeaseKeepAliveResponse,
+        (sent_ns, now_ns): (u64, u64),
+        left: TimeToLive,
+    ) -> Verdict {
+        // The fastest clock counts what went by as this much; the seconds left are rounded down.
+        let passed_ns = (now_ns - sent_ns) / 1_000_000 * RATE_MAX;
+        let least_s = renewal.ttl - (passed_ns / SECOND_NS) as i64 - 1;
+        if self.unsure || left.remaining_seconds >= least_s {
+            return Ok(());
+        }
+        Err(format!(
+            "a renewal of lease {:x} for {} s, sent at {sent_ns} ns, is confirmed, and the leader gives it {} s",
+            renewal.id, renewal.ttl, left.remaining_seconds
+        ))
     }
 
     /// The entry that ends a lease was applied for the first time anywhere.
