@@ -41,34 +41,43 @@ fn by_value(order: SortOrder) -> pb::RangeRequest {
 /// pass, one after the other; one that does not will sooner or later, however the machine is loaded.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn small_calls_pass_a_large_read() {
-    const KEYS: usize = 40_000;
+    const KEYS: usize = 12_000;
+    const RANGES: usize = 100;
     const ROUNDS_MAX: usize = 50;
     let mut etcd = Etcd::fresh().await;
     fill(&mut etcd, KEYS).await;
-    for round in 0..ROUNDS_MAX {
-        // The answer is short, so that its way is.
-        let request = pb::RangeRequest {
+    // The answer is short, so that its way is.
+    let op = pb::RequestOp {
+        request: Some(pb::request_op::Request::RequestRange(pb::RangeRequest {
             limit: 2,
             ..by_value(SortOrder::Ascend)
+        })),
+    };
+    for round in 0..ROUNDS_MAX {
+        let request = pb::TxnRequest {
+            success: vec![op.clone(); RANGES],
+            ..Default::default()
         };
         let mut kv = etcd.kv.clone();
-        let large = tokio::spawn(async move { kv.range(request).await });
+        let large = tokio::spawn(async move { kv.txn(request).await });
         tokio::task::yield_now().await;
-        for n in 0..8 {
+        for n in 0..3 {
             etcd.put("small", &n.to_string()).await;
             assert_eq!(etcd.get("small", "").await.count, 1);
         }
         let passed = !large.is_finished();
-        let answer = large
-            .await
-            .expect("no panic")
-            .expect("a range")
-            .into_inner();
-        assert_eq!(
-            keys(&answer),
-            [format!("k{:05}", KEYS - 1), format!("k{:05}", KEYS - 2)]
-        );
-        assert_eq!((answer.count, answer.more), (KEYS as i64, true));
+        let answer = large.await.expect("no panic").expect("a txn").into_inner();
+        assert_eq!(answer.responses.len(), RANGES);
+        for answer in answer.responses {
+            let Some(pb::response_op::Response::ResponseRange(answer)) = answer.response else {
+                panic!("{answer:?}");
+            };
+            assert_eq!(
+                keys(&answer),
+                [format!("k{:05}", KEYS - 1), format!("k{:05}", KEYS - 2)]
+            );
+            assert_eq!((answer.count, answer.more), (KEYS as i64, true));
+        }
         if passed {
             return;
         }

@@ -52,6 +52,10 @@ impl ReadJob {
     pub fn restart(&mut self, store: &Store, header: &ResponseHeader) -> Result<(), RequestError> {
         match self {
             ReadJob::Range(job) => **job = store.range_job(job.request(), header)?,
+            // Its own revision is there: it is one of its ranges that names a compacted one.
+            ReadJob::Txn(job) if job.revision() >= store.compacted => {
+                return Err(RequestError::Compacted)
+            }
             ReadJob::Txn(job) => **job = store.txn_job(job.take_request(), header),
         }
         Ok(())

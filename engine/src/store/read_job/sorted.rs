@@ -229,8 +229,8 @@ mod tests {
                     while !sorted.sort(1) {}
                     let mut expected = keys.clone();
                     match descending {
-                        true => expected.sort_by(|a, b| b.0.cmp(&a.0)),
-                        false => expected.sort_by(|a, b| a.0.cmp(&b.0)),
+                        true => expected.sort_by_key(|key| std::cmp::Reverse(key.0)),
+                        false => expected.sort_by_key(|key| key.0),
                     }
                     expected.truncate(limit);
                     assert_eq!(records(&sorted), expected);
@@ -249,7 +249,7 @@ mod tests {
         all.bytes_max = 10_000;
         let mut few = Sorted::new(true, 5);
         few.bytes_max = 10_000;
-        let mut push = |sorted: &mut Sorted, n: i64| {
+        let push = |sorted: &mut Sorted, n: i64| {
             let value = &value[..1000 - n as usize % 2];
             sorted.push(Rank::Value(value), Revision::new(n, 0), 1)
         };

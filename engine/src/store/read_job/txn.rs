@@ -94,6 +94,10 @@ impl Store {
 }
 
 impl TxnJob {
+    pub(super) fn revision(&self) -> i64 {
+        self.revision
+    }
+
     /// For one that begins again.
     pub(super) fn take_request(&mut self) -> TxnRequest {
         std::mem::take(&mut self.txn)
