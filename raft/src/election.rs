@@ -243,6 +243,9 @@ impl Node {
         if !granted {
             answer.reject = Some(true);
             self.send(answer);
+            if pre && free {
+                self.stand_instead();
+            }
         } else if pre {
             // The term asked for, not the own one: else the candidate would take it for an old answer.
             answer.term = Some(m.term());
@@ -250,6 +253,8 @@ impl Node {
         } else {
             self.election_elapsed = 0;
             self.vote = m.from();
+            // To stand now would only depose whoever is about to lead.
+            self.failover.cancel();
             self.send_when_durable(answer);
         }
     }

@@ -3,7 +3,8 @@
 //! The evidence is the embedding's: the connection to the leader closed, and the reconnect was refused. It concerns the
 //! leader and the term of that connection. The node then forgets the leader at once and stands for election, with
 //! PreVote, after a random delay. Followers with the same evidence grant the PreVote; one without holds to its lease,
-//! and then nothing has happened. If votes split, one more delay is drawn; after that the election timers decide.
+//! and then nothing has happened. If votes split, one more delay is drawn; after that the election timers decide, unless a
+//! node with less in its log stands: it cannot win, but shows that the evidence is shared.
 
 use crate::node::{Node, Role};
 
@@ -21,6 +22,8 @@ pub(crate) enum Failover {
     Armed,
     /// It stood once; a second delay runs in case the votes split.
     Again,
+    /// The delays are over, and no leader was heard of.
+    Spent,
 }
 
 impl Failover {
@@ -53,7 +56,7 @@ impl Node {
     /// in the meantime.
     pub fn failover_due(&mut self) -> Option<u32> {
         match self.failover {
-            Failover::Idle => None,
+            Failover::Idle | Failover::Spent => None,
             Failover::Armed => {
                 self.campaign();
                 if self.role == Role::Leader {
@@ -64,13 +67,23 @@ impl Node {
                 Some(self.draw_delay_ms())
             }
             Failover::Again => {
-                self.failover.cancel();
-                // Only a split vote is tried again: a refused PreVote means that others have no such evidence.
-                if self.role == Role::Candidate {
+                self.failover = Failover::Spent;
+                // Only a split vote is tried again, be it that the other candidate's term is later: a refused PreVote means
+                // that others have no such evidence.
+                if matches!(self.role, Role::Candidate | Role::Follower) {
                     self.campaign();
                 }
                 None
             }
+        }
+    }
+
+    /// Another node believes the leader dead, as this one does, and cannot be elected by it for what its log lacks. Then
+    /// this node stands, if it does not wait for its own turn; once, because the other answers in the same way.
+    pub(crate) fn stand_instead(&mut self) {
+        if matches!(self.failover, Failover::Again | Failover::Spent) {
+            self.failover.cancel();
+            self.campaign();
         }
     }
 
