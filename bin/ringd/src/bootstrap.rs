@@ -391,5 +391,6 @@ fn member_config(config: &Config, draws: &Draws, ids: Identity) -> member::Confi
         strict_reconfig_check: config.strict_reconfig_check,
         unix_ms: draws.unix_ms,
         checkpoint: checkpoint_thresholds(draws),
+        keys_at_once_max: member::KEYS_AT_ONCE_MAX,
     }
 }

@@ -39,7 +39,7 @@ pub mod meta;
 mod outgoing;
 mod plan;
 pub mod quota;
-mod range_job;
+mod read_job;
 mod replay;
 pub mod results;
 pub mod settings;
@@ -54,7 +54,7 @@ pub use compaction::CompactionProgress;
 pub use decode::{decode_internal_request, decode_txn, DecodeError, Payload};
 pub use members::MemberChange;
 pub use outgoing::Outgoing;
-pub use range_job::RangeJob;
+pub use read_job::{RangeJob, ReadJob};
 pub use settings::ClusterVersion;
 pub use whole_hash::WholeHashJob;
 

@@ -16,6 +16,8 @@ use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
 const DELETE_SLICE_KEYS: usize = 2;
+/// Few: there are not many keys, and reads in slices are to be met.
+const KEYS_AT_ONCE_MAX: i64 = 3;
 const TOKEN: &str = "simulation";
 /// The wall clock at time 0: any will do.
 const UNIX_MS: u64 = 1_700_000_000_000;
@@ -200,6 +202,7 @@ impl Node {
                         strict_reconfig_check: true,
                         unix_ms,
                         checkpoint,
+                        keys_at_once_max: KEYS_AT_ONCE_MAX,
                     })
                 },
             },

@@ -52,6 +52,7 @@ use engine::{
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
 };
+pub use large_range::KEYS_AT_ONCE_MAX;
 use propose::{Caller, Proposals};
 use proto::{etcdserverpb::InternalRaftRequest, raftpb};
 use raft::Node;
@@ -310,6 +311,8 @@ pub struct Config {
     /// The wall clock, in ms since the epoch, at time 0 of the member's clock.
     pub unix_ms: u64,
     pub checkpoint: checkpoint::Thresholds,
+    /// A read of more keys than this goes in slices.
+    pub keys_at_once_max: i64,
 }
 
 impl Config {

@@ -285,6 +285,7 @@ impl Member {
                 let result = self.store.range_encoded(range, &header, &mut out)?;
                 self.reply(call, result.map(|()| out.into()).map_err(Status::from));
             }
+            Request::Txn(txn) if self.take_large_txn(call, txn)? => {}
             Request::Txn(txn) => {
                 let result = self.store.txn_read_only(txn)?;
                 let result = result.map(|mut response| {

@@ -199,6 +199,7 @@ fn member_config(number: usize, ids: wal::Identity, settings: Settings) -> membe
             dirty_bytes: settings.checkpoint_bytes,
             ..member::Thresholds::default()
         },
+        keys_at_once_max: member::KEYS_AT_ONCE_MAX,
     }
 }
 

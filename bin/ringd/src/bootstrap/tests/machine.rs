@@ -166,6 +166,7 @@ impl Machine {
                     strict_reconfig_check: true,
                     unix_ms: 1,
                     checkpoint: member::Thresholds::default(),
+                    keys_at_once_max: member::KEYS_AT_ONCE_MAX,
                 })
             },
         };
