@@ -25,7 +25,7 @@ const REPEATED_SEEDS: u64 = 20;
 const REPEATED_NS: u64 = 60_000_000_000;
 
 /// What every run of this size must have met; a kind that is missing means that the simulator lost it.
-const MET: [&str; 34] = [
+const MET: [&str; 36] = [
     "bit rot in the log",
     "bit rot in the pages",
     "checkpoint",
@@ -35,6 +35,7 @@ const MET: [&str; 34] = [
     "crash in an install",
     "crash of all",
     "damage reported",
+    "damaged page fetched",
     "disk full",
     "disk stall",
     "leader isolated",
@@ -54,6 +55,7 @@ const MET: [&str; 34] = [
     "one-way partition",
     "page flush that lied",
     "pair cut",
+    "pages made anew while running",
     "partition",
     "power loss",
     "process paused",

@@ -1,4 +1,4 @@
-//! Reads of so many keys that they are answered bit by bit, beside other work.
+//! Reads and deletes of so many keys that they are carried out bit by bit, beside other work.
 
 use proto::etcdserverpb as pb;
 use proto::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -236,4 +236,55 @@ async fn a_large_range_shows_one_revision() {
         ..range("k", "l")
     };
     refused(etcd.kv.range(old).await, Code::OutOfRange, COMPACTED);
+}
+
+/// More keys than are deleted in one go: whoever reads meanwhile sees all of them or none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_large_delete_is_seen_whole() {
+    const KEYS: usize = 3_000;
+    let mut etcd = Etcd::fresh().await;
+    for round in 0..2 {
+        fill(&mut etcd, KEYS).await;
+        let before = etcd.revision().await;
+        let mut writer = etcd.kv.clone();
+        let deleting = tokio::spawn(async move {
+            let delete = pb::DeleteRangeRequest {
+                key: bytes("k"),
+                range_end: bytes("l"),
+                prev_kv: round == 0,
+            };
+            writer.delete_range(delete).await.expect("a delete")
+        });
+        let mut reads = 0;
+        while !deleting.is_finished() {
+            reads += 1;
+            let request = pb::RangeRequest {
+                serializable: reads % 2 == 0,
+                keys_only: true,
+                ..range("k", "l")
+            };
+            let answer = etcd.kv.range(request).await.expect("a range").into_inner();
+            let expected = match revision(&answer.header) - before {
+                0 => KEYS,
+                _ => 0,
+            };
+            assert_eq!(
+                (answer.kvs.len(), answer.count),
+                (expected, expected as i64)
+            );
+        }
+        let answer = deleting.await.expect("no panic").into_inner();
+        assert_eq!(answer.deleted, KEYS as i64);
+        assert_eq!(revision(&answer.header), before + 1);
+        assert_eq!(answer.prev_kvs.len(), if round == 0 { KEYS } else { 0 });
+        let left = etcd.kv.range(range("k", "l")).await.expect("a range");
+        assert_eq!(left.into_inner().count, 0);
+        let old = pb::RangeRequest {
+            revision: before,
+            count_only: true,
+            ..range("k", "l")
+        };
+        let old = etcd.kv.range(old).await.expect("a range").into_inner();
+        assert_eq!(old.count, KEYS as i64);
+    }
 }

@@ -300,6 +300,8 @@ pub struct Config {
     pub election_ticks: u32,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    /// A delete of more keys than this is applied in slices of so many.
+    pub delete_slice_keys: usize,
     /// Names proposals and leases.
     pub request_ids: RequestIds,
     /// Draws the jitter of watch streams.
