@@ -75,6 +75,8 @@ enum Step {
 struct Applying {
     store: Store,
     index: u64,
+    /// Keys of a delete that are looked at together.
+    slice_keys: usize,
 }
 
 impl Applying {
@@ -82,6 +84,7 @@ impl Applying {
         Applying {
             store: Store::create(Pages::in_memory(), options(min_ttl_seconds)),
             index: 0,
+            slice_keys: usize::MAX,
         }
     }
 
@@ -106,8 +109,11 @@ impl Applying {
                         .map_err(ApplyError::Miss)
                 }
                 Step::Entry(request) => {
-                    let applied = self.store.apply(self.index, 1, Some(request), 0);
-                    applied.map(drop)
+                    let (at, slice_keys) = ((self.index, 1), self.slice_keys);
+                    match self.store.apply_slice(at, Some(request), 0, slice_keys) {
+                        Ok(None) => continue,
+                        applied => applied.map(drop),
+                    }
                 }
                 Step::Nothing => self.store.apply(self.index, 1, None, 0).map(drop),
             };
@@ -149,6 +155,13 @@ fn steps() -> Vec<(Step, Vec<Step>)> {
             ..Default::default()
         })
     };
+    let delete_up_to = |end: &str| {
+        entry!(delete_range: DeleteRangeRequest {
+            key: "a".as_bytes().into(),
+            range_end: end.as_bytes().to_vec().into(),
+            prev_kv: true,
+        })
+    };
     let compact = |revision| {
         entry!(compaction: CompactionRequest {
             revision,
@@ -183,6 +196,7 @@ fn steps() -> Vec<(Step, Vec<Step>)> {
         // The tombstone goes with it where compactions come that far, and the next put finds nothing.
         (compact(4), vec![compact(3), compact(300)]),
         (entry!(put: put("a", "after", 0)), vec![]),
+        (delete_up_to("c"), vec![delete_up_to("d"), delete("a")]),
         (
             entry!(alarm: alarm(1, 5)),
             vec![entry!(alarm: alarm(1, 6)), Step::Nothing],
@@ -226,7 +240,7 @@ fn whatever_an_entry_did_otherwise_shows_from_there_on() {
     assert_eq!(seen.len(), count, "two of them have the same hash");
 }
 
-/// One store compacts at once, has another lease minimum, and is opened again after every entry; the other never does any
+/// One store compacts at once, deletes key by key, has another lease minimum, and is opened again after every entry; the other never does any
 /// of it.
 #[test]
 fn stores_that_are_right_have_the_same_hash() {
@@ -240,6 +254,7 @@ fn stores_that_are_right_have_the_same_hash() {
     let mut busy = Applying {
         store: Store::create(opened.pages, options(60)),
         index: 0,
+        slice_keys: 1,
     };
     for round in 0..3 {
         for (number, (step, _)) in steps().iter().enumerate() {

@@ -202,7 +202,7 @@ impl Batch {
     }
 }
 
-fn tombstone(found: &Found<'_>) -> Change {
+pub fn tombstone(found: &Found<'_>) -> Change {
     Change {
         key: Bytes::copy_from_slice(&found.key),
         value: Bytes::new(),

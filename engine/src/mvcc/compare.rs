@@ -30,18 +30,23 @@ impl Reader<'_> {
         let mut any = false;
         while let Some(found) = walk.next()? {
             any = true;
-            if !holds(compare.result, self.order(compare, Some(&found))?) {
+            if !self.holds(compare, Some(&found))? {
                 return Ok(false);
             }
         }
         if any {
             return Ok(true);
         }
-        // No key: a value never compares, the numbers compare as zero.
-        if compare.target == CompareTarget::Value as i32 {
+        self.holds(compare, None)
+    }
+
+    /// Whether a condition holds for one key, or for a range without any.
+    pub(crate) fn holds(&self, compare: &Compare, found: Option<&Found<'_>>) -> Result<bool, Miss> {
+        // Of no key, a value never compares, and the numbers compare as zero.
+        if found.is_none() && compare.target == CompareTarget::Value as i32 {
             return Ok(false);
         }
-        Ok(holds(compare.result, self.order(compare, None)?))
+        Ok(holds(compare.result, self.order(compare, found)?))
     }
 
     /// How the key's field compares with the operand. An absent operand, or one for another target, is zero.

@@ -23,6 +23,7 @@ pub mod range;
 pub mod read;
 pub mod revision;
 pub mod row;
+pub(crate) mod selection;
 pub mod varint;
 pub mod write;
 

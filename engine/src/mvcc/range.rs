@@ -3,14 +3,15 @@
 use super::batch::Batch;
 use super::key_range::KeyRange;
 use super::read::{Found, Reader, Walk};
+use super::selection::{
+    fetch_limit, has_filters, is_backwards, is_by_value, is_plain, limit, order, passes_filters,
+    rank, Order,
+};
 use super::varint::put_varint;
 use crate::error::RequestError;
 use crate::page::Miss;
 use prost::Message;
-use proto::etcdserverpb::{
-    range_request::{SortOrder, SortTarget},
-    RangeRequest, RangeResponse, ResponseHeader,
-};
+use proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader};
 
 /// Rows that are read together, sorted by where they lie.
 pub(crate) const BATCH_KEYS: usize = 128;
@@ -46,53 +47,6 @@ pub fn resolve_revision(
         return Err(RequestError::Compacted);
     }
     Ok(Some(revision))
-}
-
-/// Sort direction after etcd's rule that another target than the key means ascending unless told otherwise.
-fn effective_order(request: &RangeRequest) -> SortOrder {
-    match SortOrder::try_from(request.sort_order) {
-        Ok(SortOrder::None) if request.sort_target != SortTarget::Key as i32 => SortOrder::Ascend,
-        // The order in which keys come anyway.
-        Ok(SortOrder::Ascend) if request.sort_target == SortTarget::Key as i32 => SortOrder::None,
-        Ok(order) => order,
-        // etcd 3.5 does not sort by an order it does not know.
-        Err(_) => SortOrder::None,
-    }
-}
-
-fn has_filters(request: &RangeRequest) -> bool {
-    request.min_mod_revision != 0
-        || request.max_mod_revision != 0
-        || request.min_create_revision != 0
-        || request.max_create_revision != 0
-}
-
-fn passes_filters(request: &RangeRequest, found: &Found<'_>) -> bool {
-    let modified = found.at.main;
-    let at_most = |max: i64, value: i64| max == 0 || value <= max;
-    let at_least = |min: i64, value: i64| min == 0 || value >= min;
-    at_most(request.max_mod_revision, modified)
-        && at_least(request.min_mod_revision, modified)
-        && at_most(request.max_create_revision, found.create)
-        && at_least(request.min_create_revision, found.create)
-}
-
-/// Number of keys to fetch: all of them when they are sorted or filtered afterwards, else one more than the limit.
-fn fetch_limit(request: &RangeRequest) -> usize {
-    let sorted =
-        request.sort_order != SortOrder::None as i32 && effective_order(request) != SortOrder::None;
-    let all = sorted || has_filters(request);
-    match usize::try_from(request.limit) {
-        Ok(limit) if limit > 0 && !all => limit.saturating_add(1),
-        _ => usize::MAX,
-    }
-}
-
-pub(crate) fn limit(request: &RangeRequest) -> usize {
-    match usize::try_from(request.limit) {
-        Ok(limit) if limit > 0 => limit,
-        _ => usize::MAX,
-    }
 }
 
 impl<'p> Reader<'p> {
@@ -282,34 +236,28 @@ impl<'p> Reader<'p> {
         Ok(Selection { found, more, count })
     }
 
-    /// A stable sort by one field. Ties stay in key order in both directions, as in etcd's answers.
     fn sort<'a>(&self, request: &RangeRequest, found: &mut [Found<'a>]) -> Result<(), Miss>
     where
         'p: 'a,
     {
-        let order = effective_order(request);
-        if order == SortOrder::None {
-            return Ok(());
-        }
-        let target = SortTarget::try_from(request.sort_target);
-        if target == Ok(SortTarget::Value) {
+        let descending = match order(request) {
+            Order::Keys => return Ok(()),
+            Order::Backwards => {
+                found.reverse();
+                return Ok(());
+            }
+            Order::Field { descending } => descending,
+        };
+        if is_by_value(request) {
             let mut missing = Miss::default();
             let reader: Reader<'a> = *self;
             reader.read_bodies(found, &mut missing);
             fail_on(missing)?;
         }
-        let compare = |a: &Found<'_>, b: &Found<'_>| match target {
-            Ok(SortTarget::Key) => a.key.cmp(&b.key),
-            Ok(SortTarget::Version) => a.version.cmp(&b.version),
-            Ok(SortTarget::Create) => a.create.cmp(&b.create),
-            Ok(SortTarget::Mod) => a.at.main.cmp(&b.at.main),
-            Ok(SortTarget::Value) => a.value().cmp(b.value()),
-            // Validation refuses unknown targets; etcd 3.5 crashes on them.
-            Err(_) => std::cmp::Ordering::Equal,
-        };
-        match order {
-            SortOrder::Descend => found.sort_by(|a, b| compare(b, a)),
-            _ => found.sort_by(compare),
+        let compare = |a: &Found<'_>, b: &Found<'_>| rank(request, a).cmp(&rank(request, b));
+        match descending {
+            true => found.sort_by(|a, b| compare(b, a)),
+            false => found.sort_by(compare),
         }
         Ok(())
     }
@@ -334,23 +282,11 @@ pub(crate) fn append_end(more: bool, count: i64, out: &mut Vec<u8>) {
     }
 }
 
-/// Whether the answer is the keys as they lie, up to the limit.
-pub(crate) fn is_plain(request: &RangeRequest) -> bool {
-    !request.count_only && effective_order(request) == SortOrder::None && !has_filters(request)
-}
-
-/// Whether the answer is the keys in reverse, up to the limit.
-fn is_backwards(request: &RangeRequest) -> bool {
-    effective_order(request) == SortOrder::Descend
-        && request.sort_target == SortTarget::Key as i32
-        && !has_filters(request)
-}
-
 fn batch_for(revision: Option<i64>, batch: Option<&Batch>) -> Option<&Batch> {
     batch.filter(|_| revision.is_none())
 }
 
-fn fail_on(missing: Miss) -> Result<(), Miss> {
+pub(crate) fn fail_on(missing: Miss) -> Result<(), Miss> {
     match missing.is_empty() {
         true => Ok(()),
         false => Err(missing),

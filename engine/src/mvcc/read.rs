@@ -175,6 +175,7 @@ impl<'p> Reader<'p> {
             stored,
             ahead: None,
             pending: batch.map(|batch| (batch, batch.pending(&range).peekable())),
+            older: 0,
         }
     }
 
@@ -193,6 +194,7 @@ impl<'p> Reader<'p> {
             stored,
             ahead: None,
             pending: None,
+            older: 0,
         }
     }
 
@@ -230,11 +232,7 @@ impl<'p> Reader<'p> {
     /// The count at an older revision: the shorter of two ways.
     fn count_at(&self, range: KeyRange<'_>, revision: i64) -> Result<i64, Miss> {
         let newest = self.count_newest(range)?;
-        let since = Revision::new(revision + 1, 0).to_key();
-        let since = std::ops::Bound::Included(&since[..]);
-        let end = std::ops::Bound::Unbounded;
-        let changes = self.trees.rows.count(self.pages, since, end)? as i64;
-        if matches!(range, KeyRange::One(_)) || newest <= changes {
+        if matches!(range, KeyRange::One(_)) || newest <= self.changes_since(revision)? {
             let mut count = 0;
             let mut walk = self.walk(range, Some(revision), None);
             while walk.next()?.is_some() {
@@ -243,18 +241,50 @@ impl<'p> Reader<'p> {
             return Ok(count);
         }
         let mut count = newest;
-        let mut rows = self.trees.rows.range(self.pages, since, end);
+        let mut rows = self.rows_from(Revision::new(revision + 1, 0));
         while let Some((at, row)) = rows.next()? {
-            let at = Revision::from_key(&at).expect(WELL_FORMED);
-            let row = Row::decode(at, row).expect(WELL_FORMED);
-            let body = row.body();
-            let kv = Kv::parse(&body).expect(WELL_FORMED);
-            let (died, born) = (row.tombstone, kv.version == 1);
-            if (died || born) && range.contains(kv.key) {
-                count += i64::from(died) - i64::from(born);
-            }
+            count += more_before(range, &at, row).1;
         }
         Ok(count)
+    }
+
+    /// Number of changes after a revision.
+    pub(crate) fn changes_since(&self, revision: i64) -> Result<i64, Miss> {
+        let since = Revision::new(revision + 1, 0).to_key();
+        let since = std::ops::Bound::Included(&since[..]);
+        let end = std::ops::Bound::Unbounded;
+        Ok(self.trees.rows.count(self.pages, since, end)? as i64)
+    }
+
+    /// Changes from this one on, as they are stored.
+    pub(crate) fn rows_from(&self, from: Revision) -> Cursor<'p> {
+        let from = from.to_key();
+        let from = std::ops::Bound::Included(&from[..]);
+        let rows = &self.trees.rows;
+        rows.range(self.pages, from, std::ops::Bound::Unbounded)
+    }
+
+    /// The versions at these places, all of them live ones that are not compacted, in the order given. All pages that
+    /// are absent are named at once.
+    pub(crate) fn versions(&self, places: &[Revision]) -> Result<Vec<Found<'p>>, Miss> {
+        let mut order: Vec<usize> = (0..places.len()).collect();
+        order.sort_unstable_by_key(|&i| places[i]);
+        let mut rows = vec![None; places.len()];
+        let mut missing = Miss::default();
+        for i in order {
+            match self.row(places[i]) {
+                Ok(row) => rows[i] = row,
+                Err(miss) => missing.pages.extend(miss.pages),
+            }
+        }
+        if !missing.is_empty() {
+            return Err(missing);
+        }
+        let found = places.iter().zip(rows).map(|(&at, row)| {
+            let row = row.expect("a live version has its row");
+            Found::of_row(row.key(), at, &row)
+        });
+        Ok(found.collect())
     }
 
     /// Reads the rows that `found` still needs, in the order in which they lie. Pages that are absent are added to
@@ -399,6 +429,20 @@ impl<'p> Found<'p> {
     }
 }
 
+/// Where a stored change was made, and by how many keys the range had more before it.
+pub(crate) fn more_before(range: KeyRange<'_>, at: &[u8], row: &[u8]) -> (Revision, i64) {
+    let at = Revision::from_key(at).expect(WELL_FORMED);
+    let row = Row::decode(at, row).expect(WELL_FORMED);
+    let body = row.body();
+    let kv = Kv::parse(&body).expect(WELL_FORMED);
+    let (died, born) = (row.tombstone, kv.version == 1);
+    let more = match (died || born) && range.contains(kv.key) {
+        true => i64::from(died) - i64::from(born),
+        false => 0,
+    };
+    (at, more)
+}
+
 fn append_body(tag: u8, body: &[u8], keys_only: bool, out: &mut Vec<u8>) {
     let value = match keys_only {
         true => value_field(body).expect(WELL_FORMED),
@@ -428,6 +472,14 @@ pub struct Walk<'p> {
     /// A cell taken from the tree and not delivered yet.
     ahead: Option<Cell<'p>>,
     pending: Option<(&'p Batch, Peekable<btree_map::Range<'p, Bytes, Latest>>)>,
+    older: usize,
+}
+
+/// What a cell of the index came to at the revision of a walk.
+pub(crate) enum Seen<'p> {
+    Live(Found<'p>),
+    /// The key is not live.
+    Dead(Cow<'p, [u8]>),
 }
 
 impl<'p> Walk<'p> {
@@ -443,15 +495,45 @@ impl<'p> Walk<'p> {
                     None => continue,
                 }
             }
-            let Some((key, cell)) = self.ahead.as_ref() else {
-                return Ok(None);
-            };
-            let found = self.resolve(key, cell)?;
-            self.ahead = None;
-            if found.is_some() {
-                return Ok(found);
+            match self.next_seen()? {
+                Some(Seen::Live(found)) => return Ok(Some(found)),
+                Some(Seen::Dead(_)) => {}
+                None => return Ok(None),
             }
         }
+    }
+
+    /// One cell further, in a walk without a transaction. After a miss the walk is where it was.
+    pub(crate) fn next_seen(&mut self) -> Result<Option<Seen<'p>>, Miss> {
+        if self.ahead.is_none() {
+            self.ahead = self.next_cell()?;
+        }
+        let Some((key, cell)) = self.ahead.take() else {
+            return Ok(None);
+        };
+        let (head, _) = Head::decode(cell).expect(WELL_FORMED);
+        let Some(revision) = self.revision.filter(|&revision| head.at.main > revision) else {
+            return Ok(Some(match head.tombstone {
+                true => Seen::Dead(key),
+                false => Seen::Live(Found::of_head(key, &head)),
+            }));
+        };
+        self.older += 1;
+        match self.reader.version_at(&head, revision) {
+            Ok(Some((at, row))) if !row.tombstone => {
+                Ok(Some(Seen::Live(Found::of_row(key, at, &row))))
+            }
+            Ok(_) => Ok(Some(Seen::Dead(key))),
+            Err(miss) => {
+                self.ahead = Some((key, cell));
+                Err(miss)
+            }
+        }
+    }
+
+    /// Number of cells so far that were newer than the revision, so that rows had to be read for them.
+    pub(crate) fn older(&self) -> usize {
+        self.older
     }
 
     fn next_cell(&mut self) -> Result<Option<Cell<'p>>, Miss> {
@@ -481,18 +563,5 @@ impl<'p> Walk<'p> {
         let found = Found::pending(batch, latest);
         pending.next();
         Some(found)
-    }
-
-    fn resolve(&self, key: &Cow<'p, [u8]>, cell: &[u8]) -> Result<Option<Found<'p>>, Miss> {
-        let (head, _) = Head::decode(cell).expect(WELL_FORMED);
-        match self.revision {
-            Some(revision) if head.at.main > revision => {
-                let version = self.reader.version_at(&head, revision)?;
-                Ok(version
-                    .filter(|(_, row)| !row.tombstone)
-                    .map(|(at, row)| Found::of_row(key.clone(), at, &row)))
-            }
-            _ => Ok((!head.tombstone).then(|| Found::of_head(key.clone(), &head))),
-        }
     }
 }

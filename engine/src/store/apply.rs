@@ -4,7 +4,7 @@ use super::txn::{accepted, Evaluated};
 use super::watching::event_of;
 use super::{header, quota, ApplyError, FatalError, Store, PLANNED};
 use crate::error::RequestError;
-use crate::mvcc::batch::Batch;
+use crate::mvcc::batch::{Batch, Change};
 use crate::mvcc::kv::Kv;
 use crate::mvcc::row::WELL_FORMED;
 use crate::mvcc::write::{prior, write_change, NewVersion};
@@ -62,6 +62,7 @@ impl Store {
         if index <= self.applied_index {
             return Ok(applied);
         }
+        debug_assert!(!self.is_applying(), "one entry after the other");
         self.results.begin();
         if let Some(request) = request {
             self.apply_request(index, request, now_ns, &mut applied)?;
@@ -189,7 +190,7 @@ impl Store {
     }
 
     /// `cost`: of the request against the quota; zero for one that needs no space.
-    fn refused_by_alarm(&self, cost: u64) -> Option<RequestError> {
+    pub(super) fn refused_by_alarm(&self, cost: u64) -> Option<RequestError> {
         match self.settings.ruling_alarm()? {
             AlarmType::Corrupt => Some(RequestError::Corrupt),
             AlarmType::Nospace if cost > 0 => Some(RequestError::NoSpace),
@@ -292,12 +293,8 @@ impl Store {
             return Err(missing);
         }
         let main = batch.main();
-        let (trees, pages) = (&mut self.trees, &mut self.pages);
-        for (sub, change) in batch.changes().iter().enumerate() {
-            let change = change.version_at(Revision::new(main, sub as i64));
-            let before = prior(trees, pages, change.kv.key).expect(PLANNED);
-            write_change(trees, pages, &change, before, &mut self.scratch).expect(PLANNED);
-            self.results.change(change.tombstone, self.scratch.body());
+        for (sub, change) in (0..).zip(batch.changes()) {
+            self.write_one(change, Revision::new(main, sub));
         }
         for change in batch.changes() {
             self.lessor_moved(change.lease_before, change.lease);
@@ -313,19 +310,32 @@ impl Store {
         Ok(())
     }
 
+    /// Writes one change whose pages are at hand.
+    pub(super) fn write_one(&mut self, change: &Change, at: Revision) {
+        let change = change.version_at(at);
+        let (trees, pages) = (&mut self.trees, &mut self.pages);
+        let before = prior(trees, pages, change.kv.key).expect(PLANNED);
+        write_change(trees, pages, &change, before, &mut self.scratch).expect(PLANNED);
+        self.results.change(change.tombstone, self.scratch.body());
+    }
+
     fn plan_batch(&mut self, batch: &Batch) -> Miss {
         let mut missing = Miss::default();
         self.plan_edge(&mut missing);
-        for change in batch.changes() {
-            let change = change.version_at(Revision::new(batch.main(), 0));
-            let keys = &self.trees.keys;
-            keys.plan_insert(&self.pages, change.kv.key, &mut missing);
-            change.plan_lease(&self.trees, &self.pages, &mut self.scratch, &mut missing);
-        }
+        self.plan_changes(batch.main(), batch.changes(), &mut missing);
         missing
     }
 
-    fn lessor_moved(&mut self, before: i64, after: i64) {
+    pub(super) fn plan_changes(&mut self, main: i64, changes: &[Change], missing: &mut Miss) {
+        for change in changes {
+            let change = change.version_at(Revision::new(main, 0));
+            let keys = &self.trees.keys;
+            keys.plan_insert(&self.pages, change.kv.key, missing);
+            change.plan_lease(&self.trees, &self.pages, &mut self.scratch, missing);
+        }
+    }
+
+    pub(super) fn lessor_moved(&mut self, before: i64, after: i64) {
         if before == after {
             return;
         }

@@ -227,9 +227,15 @@ impl Machine {
     /// None if the entry is one that must stop a member.
     fn apply(&mut self, request: &pb::InternalRaftRequest) -> Option<Applied> {
         self.index += 1;
+        let slice = match self.resident_bytes_max {
+            0 => 2,
+            _ => usize::MAX,
+        };
         for _ in 0..ROUNDS_MAX {
-            match self.store.apply(self.index, 1, Some(request), 0) {
-                Ok(applied) => return Some(applied),
+            let at = (self.index, 1);
+            match self.store.apply_slice(at, Some(request), 0, slice) {
+                Ok(Some(applied)) => return Some(applied),
+                Ok(None) => {}
                 Err(ApplyError::Fatal(_)) => return None,
                 Err(ApplyError::Miss(miss)) => {
                     let Some(job) = self.store.pages_mut().fetch_job(&miss) else {

@@ -245,6 +245,7 @@ impl Store {
     /// Freezes the present state and returns the job that writes it; `None` while a former one runs. `log` is the log
     /// position that the applied entries reach.
     pub fn begin_checkpoint(&mut self, log: LogMark) -> Option<CheckpointJob> {
+        debug_assert!(!self.is_applying(), "half an entry in a checkpoint");
         let before = std::mem::replace(&mut self.log, log);
         let content = self.checkpoint_content();
         let job = self.pages.begin_checkpoint(&self.roots(), &content);
@@ -334,6 +335,7 @@ impl Store {
             conf_state: content.conf_state,
             log: content.log,
             results: Results::restore(content.results, content.applied_index),
+            large_delete: None,
             settings,
             lessor,
             hub,

@@ -7,7 +7,8 @@
 //! * Apply is deterministic: the same entries give the same trees on every member, whatever was resident, whoever
 //!   waits, however far compaction got. Time and quota never decide what is written.
 //! * A step either completes or changes nothing and returns the pages it needs ([`Miss`]). Requests are evaluated into
-//!   a [`Batch`](crate::mvcc::batch::Batch) first, the pages of its writes are planned, then it is written.
+//!   a [`Batch`](crate::mvcc::batch::Batch) first, the pages of its writes are planned, then it is written. Only a delete of
+//!   very many keys takes several steps, with nothing in between ([`Store::apply_slice`]).
 //! * A refused request changes nothing, and still advances the applied index.
 //! * An entry that this version does not understand stops the member ([`FatalError`]): skipping it would make this
 //!   member differ from those that understand it.
@@ -31,13 +32,14 @@ mod defragment;
 pub mod fuzzing;
 pub mod hash;
 pub mod install;
+mod large_delete;
 mod leases;
 pub mod members;
 pub mod meta;
 mod outgoing;
 mod plan;
 pub mod quota;
-mod range_job;
+mod read_job;
 mod replay;
 pub mod results;
 pub mod settings;
@@ -52,7 +54,7 @@ pub use compaction::CompactionProgress;
 pub use decode::{decode_internal_request, decode_txn, DecodeError, Payload};
 pub use members::MemberChange;
 pub use outgoing::Outgoing;
-pub use range_job::RangeJob;
+pub use read_job::{RangeJob, ReadJob};
 pub use settings::ClusterVersion;
 pub use whole_hash::WholeHashJob;
 
@@ -146,6 +148,7 @@ pub struct Store {
     hub: WatchHub,
     compactor: compaction::Compactor,
     results: results::Results,
+    large_delete: Option<large_delete::LargeDelete>,
     /// Whether a row was written since the last checkpoint began: then the right edge of `rows` is dirty, hence in
     /// memory, and need not be planned for.
     edge_is_dirty: bool,
@@ -172,6 +175,7 @@ impl Store {
             hub,
             compactor: compaction::Compactor::default(),
             results: results::Results::default(),
+            large_delete: None,
             edge_is_dirty: false,
             scratch: Scratch::default(),
         }

@@ -8,7 +8,7 @@ use crate::mvcc::read::Reader;
 use crate::page::Miss;
 use proto::etcdserverpb::{
     request_op::Request, response_op::Response, DeleteRangeResponse, PutRequest, PutResponse,
-    RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
+    RangeRequest, RangeResponse, RequestOp, ResponseHeader, ResponseOp, TxnRequest, TxnResponse,
 };
 
 /// A value, a refusal of the request, or a page that is missing.
@@ -17,7 +17,7 @@ pub(super) type Evaluated<T> = Result<Result<T, RequestError>, Miss>;
 /// Outcomes of the conditions, outer before inner, in the order in which execution meets them.
 type Path = Vec<bool>;
 
-fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
+pub(super) fn branch(txn: &TxnRequest, succeeded: bool) -> &[RequestOp] {
     match succeeded {
         true => &txn.success,
         false => &txn.failure,
@@ -34,6 +34,21 @@ macro_rules! accepted {
     };
 }
 pub(super) use accepted;
+
+/// Negative revisions are not the newest one here, as in etcd.
+pub(super) fn check_range(
+    range: &RangeRequest,
+    newest: i64,
+    compacted: i64,
+) -> Result<(), RequestError> {
+    if range.revision > newest {
+        return Err(RequestError::FutureRevision);
+    }
+    if range.revision != 0 && range.revision < compacted {
+        return Err(RequestError::Compacted);
+    }
+    Ok(())
+}
 
 struct Run<'s> {
     store: &'s Store,
@@ -89,13 +104,7 @@ impl Run<'_> {
         for op in branch(txn, succeeded) {
             match &op.request {
                 Some(Request::RequestRange(range)) if direct => {
-                    // Negative revisions are not the newest one here, as in etcd.
-                    if range.revision > self.reader.revision {
-                        return Err(RequestError::FutureRevision);
-                    }
-                    if range.revision != 0 && range.revision < self.reader.compacted {
-                        return Err(RequestError::Compacted);
-                    }
+                    check_range(range, self.reader.revision, self.reader.compacted)?;
                 }
                 Some(Request::RequestTxn(nested)) => self.check_ranges(nested, true)?,
                 _ => {}

@@ -3,8 +3,9 @@
 use bytes::Bytes;
 
 use super::hub::{stream_mut, WatchHub};
+use super::targets::Span;
 use super::types::{EventKind, EventRef, Found, Previous};
-use super::watchers::{NIL, NO_DELETE, NO_PUT, PREV_KV, VARIANTS};
+use super::watchers::{State, Watcher, NIL, NO_DELETE, NO_PUT, PREV_KV, VARIANTS};
 use super::wire::{event_len_max, put_event, HeadBuilder, Payload};
 use crate::planted::{planted, Fault};
 
@@ -75,6 +76,32 @@ impl WatchHub {
         scratch.runs.clear();
         scratch.needs.clear();
         self.scratch = scratch;
+    }
+
+    /// As [`WatchHub::publish`], for a revision with so many events that nobody is to be given them in one go: whoever watches one
+    /// of its keys reads it in `catch_up`. `first_from` is the first key of the revision that is not before the one given.
+    pub fn publish_large<'k>(
+        &mut self,
+        revision: i64,
+        first_from: &dyn Fn(&[u8]) -> Option<&'k [u8]>,
+    ) {
+        assert!(
+            revision > self.revision,
+            "revisions are published in order, once each"
+        );
+        self.revision = revision;
+        for watcher in self.watchers.in_state(State::Synced) {
+            let Watcher { target, next, .. } = *self.watchers.get(watcher);
+            let target = self.targets.get(target);
+            let touches = first_from(&target.start).is_some_and(|key| match &target.span {
+                Span::Key => *key == *target.start,
+                Span::Until(end) => end.is_after(key),
+            });
+            if touches && next <= revision {
+                self.unlink_synced(watcher);
+                self.make_ready(watcher, revision);
+            }
+        }
     }
 
     fn find_runs(&mut self, events: &[EventRef<'_>], scratch: &mut Scratch) {

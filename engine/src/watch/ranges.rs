@@ -16,7 +16,7 @@ pub(super) enum End {
 }
 
 impl End {
-    fn is_after(&self, key: &[u8]) -> bool {
+    pub(super) fn is_after(&self, key: &[u8]) -> bool {
         match self {
             End::At(end) => &**end > key,
             End::Infinite => true,

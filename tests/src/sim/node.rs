@@ -15,6 +15,9 @@ use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
+const DELETE_SLICE_KEYS: usize = 2;
+/// Few: there are not many keys, and reads in slices are to be met.
+const KEYS_AT_ONCE_MAX: i64 = 3;
 const TOKEN: &str = "simulation";
 /// The wall clock at time 0: any will do.
 const UNIX_MS: u64 = 1_700_000_000_000;
@@ -193,11 +196,13 @@ impl Node {
                         election_ticks: ELECTION_TICKS,
                         request_bytes_max: REQUEST_BYTES_MAX,
                         txn_ops_max: TXN_OPS_MAX,
+                        delete_slice_keys: DELETE_SLICE_KEYS,
                         request_ids: lease::RequestIds::new(ids.member_id, unix_ms),
                         seed,
                         strict_reconfig_check: true,
                         unix_ms,
                         checkpoint,
+                        keys_at_once_max: KEYS_AT_ONCE_MAX,
                     })
                 },
             },

@@ -3,6 +3,7 @@
 mod cluster;
 mod health;
 mod kv;
+mod large_reads;
 mod lease;
 mod lock;
 mod maintenance;

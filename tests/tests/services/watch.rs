@@ -334,6 +334,58 @@ async fn filters_leave_kinds_out() {
     assert_eq!(changes(&watch.next().await), [(1, 3)]);
 }
 
+/// More keys than are deleted in one go: their watchers get all of them as one revision, and others what concerns them.
+#[tokio::test]
+async fn a_large_delete_is_one_revision() {
+    const KEYS: usize = 2_000;
+    let mut etcd = Etcd::fresh().await;
+    for n in 0..KEYS {
+        etcd.put(&format!("k{n:05}"), "value").await;
+    }
+    let keys = pb::WatchCreateRequest {
+        key: bytes("k"),
+        range_end: bytes("l"),
+        prev_kv: true,
+        ..Default::default()
+    };
+    let one = pb::WatchCreateRequest {
+        key: bytes("k00007"),
+        ..Default::default()
+    };
+    let other = pb::WatchCreateRequest {
+        key: bytes("other"),
+        ..Default::default()
+    };
+    let (mut keys, created) = Watch::open(&mut etcd, keys).await;
+    let (mut one, _) = Watch::open(&mut etcd, one).await;
+    let (mut other, _) = Watch::open(&mut etcd, other).await;
+    let before = created.header.expect("a header").revision;
+    let delete = pb::DeleteRangeRequest {
+        key: bytes("k"),
+        range_end: bytes("l"),
+        ..Default::default()
+    };
+    etcd.kv.delete_range(delete).await.expect("a delete");
+    etcd.put("other", "value").await;
+    let mut seen = Vec::new();
+    while seen.len() < KEYS {
+        seen.extend(keys.next().await.events);
+    }
+    for (n, event) in seen.iter().enumerate() {
+        let (kv, previous) = (event.kv.as_ref(), event.prev_kv.as_ref());
+        let kv = kv.expect("a key");
+        assert_eq!(kv.key, bytes(&format!("k{n:05}")));
+        assert_eq!(kv.mod_revision, before + 1);
+        assert_eq!(previous.expect("its value").value, bytes("value"));
+    }
+    assert_eq!(one.next().await.events.len(), 1);
+    let events = other.next().await.events;
+    assert_eq!(
+        events[0].kv.as_ref().expect("a key").mod_revision,
+        before + 2
+    );
+}
+
 #[tokio::test]
 async fn large_responses_are_cut_on_request() {
     let mut etcd = Etcd::fresh().await;

@@ -23,11 +23,30 @@ pub(super) const REMOVED_LINGER_NS: u64 = 1_000_000_000;
 const PLANNED_ENTRIES_MAX: usize = 1024;
 const PLANNED_PAGES_PER_JOB: usize = 64;
 
+/// Why an entry is not applied yet.
+enum Unapplied {
+    Miss(Miss),
+    /// It takes many slices, and this was one of them.
+    InPart,
+}
+
+impl From<Miss> for Unapplied {
+    fn from(miss: Miss) -> Unapplied {
+        Unapplied::Miss(miss)
+    }
+}
+
 impl Member {
+    /// Whether an entry is applied in part, and the next slice has its pages.
+    pub(super) fn wants_apply_slice(&self) -> bool {
+        self.store.is_applying() && self.apply_awaits.is_empty()
+    }
+
     /// Applies what is committed, as far as its pages are there.
     pub(super) fn apply_committed(&mut self, now_ns: u64) {
         let mut applied = None;
-        while !self.is_overfull() {
+        // What was begun has to end, or no checkpoint could make room.
+        while !self.is_overfull() || self.store.is_applying() {
             let Some(entry) = self.apply_queue.pop_front() else {
                 break;
             };
@@ -43,16 +62,24 @@ impl Member {
                 self.apply_queue.push_front(entry);
                 break;
             }
-            if let Err(miss) = self.apply_entry(&entry, now_ns) {
-                // Pages that are on their way already were planned for with their neighbours.
-                if self.fetch(&miss) {
-                    self.fetch_queued();
+            match self.apply_entry(&entry, now_ns) {
+                Ok(()) => applied = Some(index),
+                Err(Unapplied::InPart) => {
+                    self.apply_awaits.clear();
+                    self.background.has_changed_pages = true;
+                    self.apply_queue.push_front(entry);
+                    break;
                 }
-                self.apply_awaits = miss.pages;
-                self.apply_queue.push_front(entry);
-                break;
+                Err(Unapplied::Miss(miss)) => {
+                    // Pages that are on their way already were planned for with their neighbours.
+                    if self.fetch(&miss) {
+                        self.fetch_queued();
+                    }
+                    self.apply_awaits = miss.pages;
+                    self.apply_queue.push_front(entry);
+                    break;
+                }
             }
-            applied = Some(index);
         }
         if let Some(index) = applied {
             self.node.applied(index);
@@ -78,11 +105,11 @@ impl Member {
         }
     }
 
-    fn apply_entry(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Miss> {
+    fn apply_entry(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Unapplied> {
         let (index, term) = (entry.index(), entry.term());
         match entry.r#type() {
             raftpb::EntryType::EntryNormal => {}
-            _ => return self.apply_membership(entry, now_ns),
+            _ => return Ok(self.apply_membership(entry, now_ns)?),
         }
         let mut lost = Vec::new();
         let proposal = self.proposals.take(index, term, &mut lost);
@@ -93,18 +120,22 @@ impl Member {
         }
     }
 
-    fn apply_own(&mut self, proposal: Proposal, now_ns: u64) -> Result<(), Miss> {
+    fn apply_own(&mut self, proposal: Proposal, now_ns: u64) -> Result<(), Unapplied> {
         let (index, term) = (proposal.index, proposal.term);
         match self.apply_to_store(index, term, Some(&proposal.request), now_ns) {
             Err(ApplyError::Miss(miss)) => {
                 self.proposals.put_back(proposal);
-                Err(miss)
+                Err(miss.into())
             }
             Err(ApplyError::Fatal(fatal)) => {
                 self.halt(fatal.to_string());
                 Ok(())
             }
-            Ok(applied) => {
+            Ok(None) => {
+                self.proposals.put_back(proposal);
+                Err(Unapplied::InPart)
+            }
+            Ok(Some(applied)) => {
                 self.after_apply(&proposal.request);
                 if let Some(caller) = proposal.caller {
                     self.answer(&caller, applied);
@@ -122,14 +153,17 @@ impl Member {
         term: u64,
         request: Option<&InternalRaftRequest>,
         now_ns: u64,
-    ) -> Result<Applied, ApplyError> {
+    ) -> Result<Option<Applied>, ApplyError> {
         if planted(Fault::ApplyOtherwise) {
             let other = request.and_then(|request| self.otherwise(index, request));
             if let Some(other) = other {
-                return self.store.apply(index, term, Some(&other), now_ns);
+                let applied = self.store.apply(index, term, Some(&other), now_ns);
+                return applied.map(Some);
             }
         }
-        self.store.apply(index, term, request, now_ns)
+        let keys_max = self.config.delete_slice_keys;
+        self.store
+            .apply_slice((index, term), request, now_ns, keys_max)
     }
 
     /// What the planted bug makes of an entry, if it is its turn.
@@ -143,7 +177,7 @@ impl Member {
     }
 
     /// An entry that nobody here waits for: another member's, or one from before a restart.
-    fn apply_foreign(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Miss> {
+    fn apply_foreign(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Unapplied> {
         let (index, term) = (entry.index(), entry.term());
         let payload = match decode_internal_request(entry.data.clone().unwrap_or_default()) {
             Ok(payload) => payload,
@@ -159,9 +193,10 @@ impl Member {
             Payload::Request(request) => Some(&**request),
         };
         match self.apply_to_store(index, term, request, now_ns) {
-            Err(ApplyError::Miss(miss)) => return Err(miss),
+            Err(ApplyError::Miss(miss)) => return Err(miss.into()),
             Err(ApplyError::Fatal(fatal)) => self.halt(fatal.to_string()),
-            Ok(applied) => match request {
+            Ok(None) => return Err(Unapplied::InPart),
+            Ok(Some(applied)) => match request {
                 Some(request) => {
                     self.after_apply(request);
                     let id = request.header.as_ref().map_or(0, |header| header.id);

@@ -56,12 +56,15 @@ pub(super) struct Background {
 
 impl Member {
     pub fn wants_work(&self) -> bool {
+        if self.store.is_applying() {
+            return !self.halted && self.wants_apply_slice();
+        }
         !self.halted && (self.wants_read_slice() || self.wants_background())
     }
 
     /// Whether a caller waits for work that goes on in slices, and so gets one in every turn.
     pub fn wants_read_slice(&self) -> bool {
-        !self.halted && self.large_ranges.wants_work()
+        !self.halted && self.large_ranges.wants_work() && !self.store.is_applying()
     }
 
     fn wants_background(&self) -> bool {
@@ -75,6 +78,10 @@ impl Member {
 
     /// One slice of one kind of work; the kinds take turns.
     pub(super) fn work(&mut self) {
+        if self.store.is_applying() {
+            // The next slice of that is part of every settling.
+            return;
+        }
         // Somebody waits for a large range; the rest gets every other turn beside it.
         self.background.reads_next ^= true;
         if self.wants_read_slice() && (self.background.reads_next || !self.wants_background()) {

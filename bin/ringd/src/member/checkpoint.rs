@@ -193,6 +193,7 @@ impl Member {
         if self.halted
             || self.snapshots.is_installing()
             || self.rebuild.is_detached()
+            || self.store.is_applying()
             || (nothing_new && !checkpoints.forced && !self.log_wants_checkpoint())
         {
             return;

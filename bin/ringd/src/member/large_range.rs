@@ -1,29 +1,31 @@
-//! Ranges of so many keys that answering in one go would hold up everybody else: they are read a slice at a time, between other
-//! work, at the revision at which they began.
+//! Ranges, alone or in a transaction, of so many keys that answering in one go would hold up everybody else: they are read
+//! a slice at a time, between other work, at the revision at which they began.
 
 use super::Member;
 use crate::request::CallId;
 use engine::{
     error::RequestError,
     page::{Miss, PageNo},
-    store::RangeJob,
+    store::ReadJob,
 };
-use proto::etcdserverpb::RangeRequest;
+use proto::etcdserverpb::{RangeRequest, TxnRequest};
 use std::collections::VecDeque;
 
-/// A range of more keys than this is read in slices. One of as many takes some milliseconds.
-const KEYS_MIN: i64 = 10_000;
+/// Default of `Config::keys_at_once_max`. To read as many in one go takes some milliseconds.
+pub const KEYS_AT_ONCE_MAX: i64 = 10_000;
 /// What one slice looks at: some 100 µs of work.
-const SLICE_KEYS_MAX: usize = 1_024;
-const SLICE_BATCHES_MAX: usize = 8;
+const SLICE_STEPS_MAX: usize = 8;
+const STEP_CELLS_MAX: usize = 128;
 const SLICE_BYTES_MAX: usize = 1 << 20;
+/// Compactions that may overtake one read; the next one refuses it.
+const RESTARTS_MAX: usize = 16;
 
 struct LargeRange {
     call: CallId,
-    request: RangeRequest,
-    job: RangeJob,
-    /// The answer so far, once its length is known.
-    answer: Option<Vec<u8>>,
+    job: ReadJob,
+    /// The answer so far.
+    answer: Vec<u8>,
+    restarts: usize,
 }
 
 /// One is read at a time. They are bounded with the other reads that wait.
@@ -53,22 +55,40 @@ impl LargeRanges {
     pub fn pages_arrived(&mut self) {
         self.awaits.clear();
     }
+
+    fn push(&mut self, call: CallId, job: ReadJob, restarts: usize) {
+        self.queue.push_back(LargeRange {
+            call,
+            job,
+            answer: Vec::new(),
+            restarts,
+        });
+    }
 }
 
 impl Member {
     /// Takes a range in if it is a large one.
     pub(super) fn take_large(&mut self, call: CallId, range: &RangeRequest) -> Result<bool, Miss> {
         let header = self.header(self.store.revision());
-        let Some(job) = self.store.large_range_job(range, &header, KEYS_MIN)? else {
-            return Ok(false);
-        };
-        self.large_ranges.queue.push_back(LargeRange {
-            call,
-            request: range.clone(),
-            job,
-            answer: None,
-        });
-        Ok(true)
+        let keys_max = self.config.keys_at_once_max;
+        let job = self.store.large_range_job(range, &header, keys_max)?;
+        let is_large = job.is_some();
+        if let Some(job) = job {
+            self.large_ranges.push(call, job, 0);
+        }
+        Ok(is_large)
+    }
+
+    /// Takes a read-only transaction in if it reads large ranges.
+    pub(super) fn take_large_txn(&mut self, call: CallId, txn: &TxnRequest) -> Result<bool, Miss> {
+        let header = self.header(self.store.revision());
+        let keys_max = self.config.keys_at_once_max;
+        let job = self.store.large_txn_job(txn, &header, keys_max)?;
+        let is_large = job.is_some();
+        if let Some(job) = job {
+            self.large_ranges.push(call, job, 0);
+        }
+        Ok(is_large)
     }
 
     pub(super) fn large_range_slice(&mut self) {
@@ -77,20 +97,13 @@ impl Member {
         };
         let call = range.call;
         match self.read_slice(&mut range) {
-            Ok(Ok(true)) => {
-                let answer = range.answer.unwrap_or_default().into();
-                self.reply(call, Ok(answer));
-            }
+            Ok(Ok(true)) => self.reply(call, Ok(range.answer.into())),
             Ok(Ok(false)) => self.large_ranges.queue.push_front(range),
             // Who asked for the newest revision did not ask for one that is compacted meanwhile: it begins again.
-            Ok(Err(RequestError::Compacted)) if range.request.revision <= 0 => {
+            Ok(Err(RequestError::Compacted)) if range.restarts < RESTARTS_MAX => {
                 let header = self.header(self.store.revision());
-                match self.store.range_job(&range.request, &header) {
-                    Ok(Some(job)) => {
-                        (range.job, range.answer) = (job, None);
-                        self.large_ranges.queue.push_back(range);
-                    }
-                    Ok(None) => self.reply(call, Err(RequestError::Compacted.into())),
+                match range.job.restart(&self.store, &header) {
+                    Ok(()) => self.large_ranges.push(call, range.job, range.restarts + 1),
                     Err(error) => self.reply(call, Err(error.into())),
                 }
             }
@@ -105,21 +118,13 @@ impl Member {
 
     /// Reads on; whether the answer is whole.
     fn read_slice(&self, range: &mut LargeRange) -> Result<Result<bool, RequestError>, Miss> {
-        let Some(answer) = &mut range.answer else {
-            return Ok(range
-                .job
-                .measure(&self.store, SLICE_KEYS_MAX)?
-                .map(|bytes| {
-                    range.answer = bytes.map(|bytes| Vec::with_capacity(bytes as usize));
-                    false
-                }));
-        };
-        let end = answer.len() + SLICE_BYTES_MAX;
-        for batch in 0..SLICE_BATCHES_MAX {
-            match range.job.emit(&self.store, SLICE_KEYS_MAX, answer) {
-                Ok(Ok(false)) if answer.len() < end => {}
+        let end = range.answer.len() + SLICE_BYTES_MAX;
+        for step in 0..SLICE_STEPS_MAX {
+            let answer = &mut range.answer;
+            match range.job.step(&self.store, STEP_CELLS_MAX, answer) {
+                Ok(Ok(false)) if range.answer.len() < end => {}
                 // What was read before stays in the answer.
-                Err(_) if batch > 0 => break,
+                Err(_) if step > 0 => break,
                 done => return done,
             }
         }

@@ -52,6 +52,7 @@ use engine::{
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
 };
+pub use large_range::KEYS_AT_ONCE_MAX;
 use propose::{Caller, Proposals};
 use proto::{etcdserverpb::InternalRaftRequest, raftpb};
 use raft::Node;
@@ -299,6 +300,8 @@ pub struct Config {
     pub election_ticks: u32,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
+    /// A delete of more keys than this is applied in slices of so many.
+    pub delete_slice_keys: usize,
     /// Names proposals and leases.
     pub request_ids: RequestIds,
     /// Draws the jitter of watch streams.
@@ -308,6 +311,8 @@ pub struct Config {
     /// The wall clock, in ms since the epoch, at time 0 of the member's clock.
     pub unix_ms: u64,
     pub checkpoint: checkpoint::Thresholds,
+    /// A read of more keys than this goes in slices.
+    pub keys_at_once_max: i64,
 }
 
 impl Config {

@@ -39,10 +39,12 @@ pub(super) struct Reads {
     /// Arrived since the last round began.
     unread: Vec<Read>,
     rounds: VecDeque<Round>,
-    /// Confirmed reads that wait for pages.
+    /// Confirmed reads that wait for pages, or for an entry that is applied in part.
     parked: Vec<Read>,
     next_context: u64,
     pages_arrived: bool,
+    /// Some of them wait for such an entry.
+    held: bool,
     /// The page that turned out to be damaged: who needs it is refused.
     damaged: Option<PageNo>,
 }
@@ -92,6 +94,20 @@ pub(super) fn is_linearizable(request: &Request) -> bool {
         Request::Downgrade(_) => true,
         _ => false,
     }
+}
+
+/// Whether the answer says something of keys, which while an entry is applied in part are neither as before nor as after it.
+fn shows_keys(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Range(_)
+            | Request::RangeStream(_)
+            | Request::Txn(_)
+            | Request::LeaseTimeToLive(_)
+            | Request::Hash
+            | Request::HashKv(_)
+            | Request::Peer(_)
+    )
 }
 
 impl Member {
@@ -173,7 +189,10 @@ impl Member {
     /// Answers the reads whose round is confirmed and whose index is applied, and retries those whose pages came. True if
     /// pages came.
     pub(super) fn run_reads(&mut self, now_ns: u64) -> bool {
-        let arrived = std::mem::take(&mut self.reads.pages_arrived);
+        let mut arrived = std::mem::take(&mut self.reads.pages_arrived);
+        if !self.store.is_applying() {
+            arrived |= std::mem::take(&mut self.reads.held);
+        }
         if arrived {
             for read in std::mem::take(&mut self.reads.parked) {
                 self.try_read(read, now_ns);
@@ -234,6 +253,10 @@ impl Member {
     }
 
     pub(super) fn try_read(&mut self, read: Read, now_ns: u64) {
+        if self.store.is_applying() && shows_keys(&read.request) {
+            self.reads.held = true;
+            return self.reads.parked.push(read);
+        }
         match self.read(&read, now_ns) {
             Ok(()) => {}
             Err(miss)
@@ -262,6 +285,7 @@ impl Member {
                 let result = self.store.range_encoded(range, &header, &mut out)?;
                 self.reply(call, result.map(|()| out.into()).map_err(Status::from));
             }
+            Request::Txn(txn) if self.take_large_txn(call, txn)? => {}
             Request::Txn(txn) => {
                 let result = self.store.txn_read_only(txn)?;
                 let result = result.map(|mut response| {

@@ -160,11 +160,13 @@ impl Machine {
                     election_ticks: 10,
                     request_bytes_max: 1 << 20,
                     txn_ops_max: 128,
+                    delete_slice_keys: 2,
                     request_ids: lease::RequestIds::new(ids.member_id, 1),
                     seed: 1,
                     strict_reconfig_check: true,
                     unix_ms: 1,
                     checkpoint: member::Thresholds::default(),
+                    keys_at_once_max: member::KEYS_AT_ONCE_MAX,
                 })
             },
         };
