@@ -151,7 +151,10 @@ impl Consensus {
             MessageType::MsgVote => self.vote(message.from(), message.term(), message.from()),
             MessageType::MsgAppResp if !message.reject() => {
                 let durable = member.log().durable_index();
-                if message.index() <= durable {
+                // What was acknowledged to the leader of an earlier term was durable then: in the same turn the next leader's
+                // entries may have taken its place.
+                let is_of_earlier_term = message.term() < member.node().term();
+                if message.index() <= durable || is_of_earlier_term {
                     return Ok(());
                 }
                 Err(format!(
