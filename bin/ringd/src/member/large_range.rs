@@ -13,7 +13,7 @@ use std::collections::VecDeque;
 
 /// Default of `Config::keys_at_once_max`. To read as many in one go takes some milliseconds.
 pub const KEYS_AT_ONCE_MAX: i64 = 10_000;
-/// What one slice looks at: some 30 µs of work in the index, and up to 200 µs where rows lie scattered.
+/// What one slice looks at. Most of the work is to write out rows that lie scattered.
 const SLICE_STEPS_MAX: usize = 2;
 const STEP_CELLS_MAX: usize = 128;
 const SLICE_BYTES_MAX: usize = 1 << 20;
