@@ -62,7 +62,7 @@ impl Store {
         if index <= self.applied_index {
             return Ok(applied);
         }
-        debug_assert!(!self.is_applying(), "one entry after the other");
+        assert!(!self.is_applying(), "one entry after the other");
         self.results.begin();
         if let Some(request) = request {
             self.apply_request(index, request, now_ns, &mut applied)?;

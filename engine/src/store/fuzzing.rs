@@ -231,11 +231,14 @@ impl Machine {
             0 => 2,
             _ => usize::MAX,
         };
-        for _ in 0..ROUNDS_MAX {
+        let mut rounds = 0;
+        while rounds < ROUNDS_MAX {
+            rounds += 1;
             let at = (self.index, 1);
             match self.store.apply_slice(at, Some(request), 0, slice) {
                 Ok(Some(applied)) => return Some(applied),
-                Ok(None) => {}
+                // One slice further: each may need as many.
+                Ok(None) => rounds = 0,
                 Err(ApplyError::Fatal(_)) => return None,
                 Err(ApplyError::Miss(miss)) => {
                     let Some(job) = self.store.pages_mut().fetch_job(&miss) else {

@@ -48,7 +48,7 @@ impl Store {
             return self.apply(index, term, request, now_ns).map(Some);
         }
         let mut large = self.large_delete.take().expect("it was begun");
-        debug_assert_eq!(large.index, index, "nothing else is applied meanwhile");
+        assert_eq!(large.index, index, "nothing else is applied meanwhile");
         let step = match large.is_collected {
             false => self.collect(&mut large, delete, keys_max),
             true => self.write_tombstones(&mut large, keys_max),

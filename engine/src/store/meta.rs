@@ -245,7 +245,7 @@ impl Store {
     /// Freezes the present state and returns the job that writes it; `None` while a former one runs. `log` is the log
     /// position that the applied entries reach.
     pub fn begin_checkpoint(&mut self, log: LogMark) -> Option<CheckpointJob> {
-        debug_assert!(!self.is_applying(), "half an entry in a checkpoint");
+        assert!(!self.is_applying(), "half an entry in a checkpoint");
         let before = std::mem::replace(&mut self.log, log);
         let content = self.checkpoint_content();
         let job = self.pages.begin_checkpoint(&self.roots(), &content);
