@@ -10,24 +10,29 @@ use std::io;
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::dir::{LogDir, SegmentFile};
-use super::segment::{FileOp, FileOpKind, Urgency};
+use super::segment::{Demand, FileOp, FileOpKind};
 use super::writer::{is_disk_full, Write};
 use super::SegmentId;
 use crate::faults::{self, Point};
 
-/// Written at once while a segment is filled with zeros, in bytes: as little as keeps the rate, because a write of the log
-/// that comes meanwhile waits for it. With 256 KiB the p99 of a lone client's puts was some 10 % higher on the VM measured; with
-/// 32 KiB alone, a machine whose processors are all busy, where each write takes 4 ms, would fill 8 MB/s.
-const FILL_CHUNK_BYTES_MIN: usize = 32 << 10;
+/// Written at once while a segment is filled with zeros, in bytes. A write of the log that comes meanwhile waits for it, so
+/// this is little while the filling keeps step...
+const FILL_CHUNK_BYTES: usize = 64 << 10;
+/// ...and much when the log waits for it, or it is [`FILL_FAR_BEHIND_BYTES`] behind.
 const FILL_CHUNK_BYTES_MAX: usize = 256 << 10;
-/// Rate of filling a segment that nothing waits for, in bytes per second: twice what a lone client's puts take.
-const FILL_BYTES_PER_SECOND: u64 = 50_000_000;
+const FILL_FAR_BEHIND_BYTES: u64 = 4 << 20;
+/// Pause between two looks at how far the log has come, and between two chunks of a filling that is behind.
+const FILL_PAUSE: Duration = Duration::from_millis(4);
+const FILL_PAUSE_BEHIND: Duration = Duration::from_millis(1);
+/// An idle log makes its segment all the same, one chunk in so many pauses: 4 MB/s.
+const FILL_IDLE_PAUSES: u32 = 4;
 const TEMPORARY: &str = "tmp";
 const PROBE_NAME: &str = "probe.tmp";
 
@@ -156,30 +161,39 @@ impl DurableFile {
         }
     }
 
-    /// Writes zeros through the whole length once, so that later writes change no metadata of the file system.
-    pub fn fill(&self, bytes: u64, urgency: &Urgency) -> io::Result<()> {
+    /// Writes zeros through the whole length once, so that later writes change no metadata of the file system. Keeps step
+    /// with the log that will want the file; gives up once `abandoned`.
+    pub fn fill(&self, bytes: u64, demand: &Demand, abandoned: &AtomicBool) -> io::Result<()> {
         self.reserve(bytes)?;
         let zeros = AlignedBuf::zeroed(FILL_CHUNK_BYTES_MAX);
-        let mut chunk = FILL_CHUNK_BYTES_MIN;
         let mut at = 0;
+        let mut idle = 0;
         while at < bytes {
-            let began = Instant::now();
-            if urgency.is_urgent() {
-                chunk = FILL_CHUNK_BYTES_MAX;
+            if abandoned.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
             }
+            let behind = (bytes / 1000 * demand.thousandths()).saturating_sub(at);
+            let hurries = demand.is_urgent() || behind >= FILL_FAR_BEHIND_BYTES;
+            if !hurries {
+                let is_behind = behind >= FILL_CHUNK_BYTES as u64;
+                thread::sleep(match is_behind {
+                    true => FILL_PAUSE_BEHIND,
+                    false => FILL_PAUSE,
+                });
+                idle += 1;
+                if !is_behind && idle < FILL_IDLE_PAUSES {
+                    continue;
+                }
+            }
+            idle = 0;
+            let chunk = match hurries {
+                true => FILL_CHUNK_BYTES_MAX,
+                false => FILL_CHUNK_BYTES,
+            };
             let len = (bytes - at).min(chunk as u64);
             self.file
                 .write_all_at(&zeros.as_slice()[..len as usize], at)?;
             at += len;
-            let pace = Duration::from_nanos(len * 1_000_000_000 / FILL_BYTES_PER_SECOND);
-            let ahead = pace.saturating_sub(began.elapsed());
-            chunk = match ahead.is_zero() {
-                true => (chunk * 2).min(FILL_CHUNK_BYTES_MAX),
-                false => (chunk / 2).max(FILL_CHUNK_BYTES_MIN),
-            };
-            if at < bytes && !urgency.is_urgent() {
-                thread::sleep(ahead);
-            }
         }
         Ok(())
     }
@@ -203,6 +217,8 @@ pub struct LogFiles {
     /// `None`: only to be read.
     mode: Option<Mode>,
     open: Mutex<BTreeMap<SegmentId, Arc<DurableFile>>>,
+    /// No segment is wanted any more.
+    abandoned: AtomicBool,
 }
 
 impl LogFiles {
@@ -234,6 +250,7 @@ impl LogFiles {
             directory,
             mode,
             open: Mutex::default(),
+            abandoned: AtomicBool::new(false),
         })
     }
 
@@ -245,6 +262,7 @@ impl LogFiles {
             directory,
             mode: None,
             open: Mutex::default(),
+            abandoned: AtomicBool::new(false),
         })
     }
 
@@ -272,6 +290,11 @@ impl LogFiles {
         self.segment_path(segment)
     }
 
+    /// Has a segment that is being made given up: the process ends.
+    pub fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+
     /// Carries out a write of the log in the calling thread; returns once it is durable.
     pub fn write_inline(&self, write: &Write) -> io::Result<()> {
         faults::meet(Point::LogWrite)?;
@@ -296,10 +319,10 @@ impl LogFiles {
                 recycle: None,
                 bytes,
                 header,
-                urgency,
+                demand,
             } => {
                 let temporary = self.temporary(*segment);
-                let made = self.create(*segment, &temporary, *bytes, header, urgency);
+                let made = self.create(*segment, &temporary, *bytes, header, demand);
                 if made.is_err() {
                     // The error that is reported is the first one.
                     let _ = fs::remove_file(&temporary);
@@ -335,14 +358,14 @@ impl LogFiles {
         temporary: &Path,
         bytes: u64,
         header: &AlignedBuf,
-        urgency: &Urgency,
+        demand: &Demand,
     ) -> io::Result<()> {
         match fs::remove_file(temporary) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
         let file = DurableFile::create(temporary, self.mode()?)?;
-        file.fill(bytes, urgency)?;
+        file.fill(bytes, demand, &self.abandoned)?;
         self.finish(id, temporary, file, header)
     }
 
@@ -547,17 +570,50 @@ mod tests {
             let recovered = recover(
                 &files,
                 Expect {
-                    applied: 20,
+                    applied: 25,
                     ..Expect::default()
                 },
             )
             .expect("opens");
             assert_eq!(
                 (recovered.last_index, recovered.entries.len()),
-                (30, 10),
+                (30, 5),
                 "{direct} {dsync}"
             );
         }
+    }
+
+    #[test]
+    fn a_filling_without_hurry_ends_when_it_is_abandoned() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let files = LogFiles::open(&dir.path().join("log")).expect("makes it");
+        let mut block = AlignedBuf::zeroed(BLOCK_BYTES);
+        block.as_mut_slice()[0] = 1;
+        let op = FileOp {
+            tag: 1,
+            kind: FileOpKind::Prepare {
+                segment: SegmentId(1),
+                recycle: None,
+                bytes: 1 << 30,
+                header: block,
+                demand: Demand::default(),
+            },
+        };
+        let error = thread::scope(|scope| {
+            let filling = scope.spawn(|| files.run(&op));
+            files.abandon();
+            filling.join().expect("no panic")
+        })
+        .expect_err("a file of this length cannot have been filled");
+        assert!(
+            matches!(
+                error.kind(),
+                io::ErrorKind::Interrupted | io::ErrorKind::StorageFull
+            ),
+            "{error}"
+        );
+        let left = fs::read_dir(files.path()).expect("lists").count();
+        assert_eq!(left, 0, "the unfinished file is removed");
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub use read::{ReadError, ReadJob};
 pub use record::{BadRecord, Mark, Record, Records};
 pub use recover::{recover, recover_while, Expect, RecoverError, Recovered, Report, Tail, Walked};
 pub use scrub::ScrubJob;
-pub use segment::{FileOp, FileOpKind, Urgency};
+pub use segment::{Demand, FileOp, FileOpKind};
 pub use threads::{Completion, WriterThreads};
 pub use walk::TermHistory;
 pub use writer::{Wal, Write};

@@ -5,13 +5,14 @@ use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
 use super::driver::{DurableFile, LogFiles};
-use super::segment::Urgency;
+use super::segment::Demand;
 
 /// Time that each of the two measurements takes at most.
 const EACH: Duration = Duration::from_millis(6);
@@ -110,7 +111,7 @@ pub fn probe(files: &LogFiles) -> io::Result<Probe> {
 
 fn measure(files: &LogFiles, path: &Path) -> io::Result<Probe> {
     let file = DurableFile::create(path, files.mode()?)?;
-    file.fill(FILE_BYTES, &Urgency::default())?;
+    file.fill(FILE_BYTES, &Demand::urgent(), &AtomicBool::new(false))?;
     let block = AlignedBuf::zeroed(BLOCK_BYTES);
     // The first write pays for what the fill has left to do.
     file.write_durable(block.as_slice(), 0)?;

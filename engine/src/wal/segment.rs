@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::Arc;
 
 use super::buffer::{AlignedBuf, BLOCK_BYTES};
@@ -13,18 +13,36 @@ use super::{Identity, SegmentId};
 /// Released segments kept to be recycled, in number; more are removed.
 const RELEASED_MAX: usize = 2;
 
-/// Whether the log waits for a segment, or soon will: whoever fills it spares the disk until then. It may become urgent
-/// while the filling is under way.
-#[derive(Clone, Debug, Default)]
-pub struct Urgency(Arc<AtomicBool>);
+/// The second spare segment is begun when this share of the last live one is used, in thousandths...
+const SECOND_SPARE_AT: u64 = 125;
+/// ...and is to be there when this is.
+const WANTED_AT: u64 = 875;
+/// The log waits for the segment, or soon will.
+const URGENT: u32 = 1000;
 
-impl Urgency {
-    pub fn is_urgent(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+/// How far the log has come, since the making of a segment began, on its way to where it wants that segment, in thousandths.
+/// Whoever fills the segment keeps step, and spares the disk otherwise: the zeros cost a lone client's puts as little as they
+/// can, and are there in time when many come at once.
+#[derive(Clone, Debug, Default)]
+pub struct Demand(Arc<AtomicU32>);
+
+impl Demand {
+    /// For a file that somebody waits for.
+    pub fn urgent() -> Demand {
+        Demand(Arc::new(AtomicU32::new(URGENT)))
     }
 
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    /// At most 1000.
+    pub fn thousandths(&self) -> u64 {
+        self.0.load(Ordering::Relaxed).min(URGENT).into()
+    }
+
+    pub fn is_urgent(&self) -> bool {
+        self.thousandths() >= URGENT.into()
+    }
+
+    fn set(&self, thousandths: u32) {
+        self.0.fetch_max(thousandths, Ordering::Relaxed);
     }
 }
 
@@ -44,7 +62,7 @@ pub enum FileOpKind {
         recycle: Option<SegmentId>,
         bytes: u64,
         header: AlignedBuf,
-        urgency: Urgency,
+        demand: Demand,
     },
     /// Remove a segment that is needed no more and flush the directory.
     Remove { segment: SegmentId },
@@ -94,7 +112,9 @@ pub(super) struct Place {
 struct Preparing {
     segment: Segment,
     recycled: bool,
-    urgency: Urgency,
+    demand: Demand,
+    /// First free block of the last live segment when it began.
+    began_at: u32,
 }
 
 enum Running {
@@ -216,19 +236,28 @@ impl Segments {
         Some((self.live[at].view(), batches))
     }
 
-    /// Share of the last live segment that is used, as a number of quarters.
-    fn quarters_used(&self) -> u32 {
+    /// Blocks of the last live segment, and those of them that are used.
+    fn used(&self) -> (u64, u64) {
         let blocks = self.live.back().map_or(1, |active| active.header.blocks());
-        u32::try_from(u64::from(self.block) * 4 / u64::from(blocks.max(1))).unwrap_or(4)
+        (blocks.max(1).into(), self.block.into())
     }
 
-    /// Makes a preparation under way urgent once the log may soon have to wait for it.
+    /// Tells whoever makes a segment how far the log has come meanwhile.
     fn hurry(&mut self, waiting: bool) {
-        let soon =
-            waiting || self.live.is_empty() || self.spares.is_empty() || self.quarters_used() >= 3;
-        if let Some((_, Running::Prepare(preparing))) = self.running.as_ref().filter(|_| soon) {
-            preparing.urgency.set();
-        }
+        let Some((_, Running::Prepare(preparing))) = &self.running else {
+            return;
+        };
+        let (blocks, used) = self.used();
+        let wanted_at = blocks * WANTED_AT / 1000;
+        let began_at = u64::from(preparing.began_at);
+        let is_wanted = waiting || self.live.is_empty() || self.spares.is_empty();
+        preparing.demand.set(match wanted_at.checked_sub(began_at) {
+            Some(way @ 1..) if !is_wanted => {
+                let share = used.saturating_sub(began_at) * u64::from(URGENT) / way;
+                u32::try_from(share).unwrap_or(URGENT)
+            }
+            _ => URGENT,
+        });
     }
 
     /// Notes the smallest entry index of a batch that became durable.
@@ -262,9 +291,10 @@ impl Segments {
         }
     }
 
-    /// One, and a second one early enough to be there when the first is needed.
+    /// One, and a second one early enough to be made at leisure until the first is needed.
     fn spares_wanted(&self) -> usize {
-        if self.live.is_empty() || self.quarters_used() >= 1 {
+        let (blocks, used) = self.used();
+        if self.live.is_empty() || used * 1000 >= blocks * SECOND_SPARE_AT {
             2
         } else {
             1
@@ -318,7 +348,7 @@ impl Segments {
         };
         let mut block = AlignedBuf::zeroed(BLOCK_BYTES);
         let header_crc = header.encode(block.as_mut_slice());
-        let urgency = Urgency::default();
+        let demand = Demand::default();
         let segment_made = Segment {
             header,
             header_crc,
@@ -328,7 +358,8 @@ impl Segments {
         let preparing = Preparing {
             segment: segment_made,
             recycled: recycle.is_some(),
-            urgency: urgency.clone(),
+            demand: demand.clone(),
+            began_at: self.block,
         };
         let tag = self.start(Running::Prepare(Box::new(preparing)));
         self.hurry(false);
@@ -339,7 +370,7 @@ impl Segments {
                 recycle,
                 bytes: self.bytes,
                 header: block,
-                urgency,
+                demand,
             },
         }
     }
@@ -396,4 +427,69 @@ fn mix(seed: u64, segment: u64) -> u64 {
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BLOCKS: u32 = 800;
+
+    fn segment(id: u64) -> Segment {
+        let header = SegmentHeader {
+            identity: Identity {
+                cluster_id: 1,
+                member_id: 2,
+            },
+            segment: SegmentId(id),
+            bytes: u64::from(BLOCKS) * BLOCK_BYTES as u64,
+            nonce: id,
+            predecessor: SegmentId(id - 1),
+            predecessor_crc: 0,
+            recycled: false,
+        };
+        Segment {
+            header,
+            header_crc: 0,
+            first_batch: None,
+            index_min: None,
+        }
+    }
+
+    #[test]
+    fn a_second_spare_is_made_in_step_with_the_log() {
+        let (live, spares) = (vec![segment(1)], vec![segment(2)]);
+        let header = &live[0].header;
+        let mut segments = Segments::new(header.identity, header.bytes, 1, live, spares, 1);
+        let mut used = 1;
+        let mut use_until = |segments: &mut Segments, block: u32| {
+            segments.place(block - used, 1).expect("there is room");
+            used = block;
+        };
+        use_until(&mut segments, 99);
+        assert!(segments.next_op().is_none(), "an eighth is not used yet");
+        use_until(&mut segments, 100);
+        let op = segments.next_op().expect("the second spare");
+        let FileOpKind::Prepare { demand, .. } = op.kind else {
+            panic!("there is nothing to remove");
+        };
+        let mut seen = vec![demand.thousandths()];
+        for block in [160, 400, 699, 700, 750] {
+            use_until(&mut segments, block);
+            seen.push(demand.thousandths());
+        }
+        assert_eq!(seen, [0, 100, 500, 998, 1000, 1000]);
+        assert!(demand.is_urgent());
+    }
+
+    #[test]
+    fn a_segment_that_the_log_waits_for_is_urgent_at_once() {
+        let identity = segment(1).header.identity;
+        let bytes = segment(1).header.bytes;
+        let mut segments = Segments::new(identity, bytes, 1, Vec::new(), Vec::new(), 0);
+        let Some(FileOpKind::Prepare { demand, .. }) = segments.next_op().map(|op| op.kind) else {
+            panic!("a log without segments makes one");
+        };
+        assert!(demand.is_urgent());
+    }
 }

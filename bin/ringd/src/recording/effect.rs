@@ -175,13 +175,13 @@ fn encode_file_op(op: &FileOp, out: &mut Writer) {
             recycle,
             bytes,
             header,
-            urgency,
+            demand,
         } => {
             out.u64(segment.0);
             out.u64(recycle.map_or(u64::MAX, |segment| segment.0));
             out.u64(*bytes);
             out.bytes(header.as_slice());
-            out.text(&format!("{urgency:?}"));
+            out.text(&format!("{demand:?}"));
         }
         FileOpKind::Remove { segment } => out.u64(segment.0),
     }

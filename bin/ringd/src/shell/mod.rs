@@ -134,6 +134,10 @@ pub struct Shell {
     core: Rc<RefCell<Core>>,
     mailbox: Arc<Mailbox<Completion>>,
     pool: Pool<Completion>,
+    /// A thread that makes the log's segments and one that writes checkpoints. Both take their time, and a caller that waits
+    /// for a page must not wait for them.
+    log_maker: Pool<Completion>,
+    checkpointer: Pool<Completion>,
     resolver: Resolver,
     /// Connections whose opening is to begin.
     dials: Vec<(Dial, Vec<SocketAddr>)>,
@@ -161,6 +165,8 @@ impl Shell {
     ) -> io::Result<Shell> {
         let mailbox = Arc::new(Mailbox::default());
         let pool = Pool::start("pool", POOL_THREADS, mailbox.clone())?;
+        let log_maker = Pool::start("log-maker", 1, mailbox.clone())?;
+        let checkpointer = Pool::start("checkpointer", 1, mailbox.clone())?;
         let resolver = Resolver::start(mailbox.clone())?;
         let (log, measured) = LogIo::start(wal_io, log_files.clone())?;
         Ok(Shell {
@@ -187,6 +193,8 @@ impl Shell {
             })),
             mailbox,
             pool,
+            log_maker,
+            checkpointer,
             operations: Vec::new(),
             dirty: Vec::new(),
             inbox: Vec::new(),
@@ -252,7 +260,10 @@ impl Shell {
         if let Some(thread) = metronome {
             let _ = thread.join();
         }
-        self.pool.stop();
+        self.log_files.abandon();
+        // A checkpoint under way spares nobody any more.
+        self.pressure.set(100);
+        Pool::stop(&mut [&mut self.pool, &mut self.log_maker, &mut self.checkpointer]);
         self.resolver.stop();
         ended
     }
@@ -359,7 +370,7 @@ impl Shell {
                     }
                     Operation::LogFile(op) => {
                         let files = self.log_files.clone();
-                        self.pool.submit(move || {
+                        self.log_maker.submit(move || {
                             Completion::Input(Input::LogFile {
                                 tag: op.tag,
                                 result: files.run(&op),
@@ -380,7 +391,7 @@ impl Shell {
                         .submit(move || Completion::Input(Input::Fetched { done: job.run() })),
                     Operation::Checkpoint(job) => {
                         let pace = Pace::new(self.pressure.clone());
-                        self.pool
+                        self.checkpointer
                             .submit(move || Completion::Input(run_checkpoint(job, pace)));
                     }
                     Operation::Upkeep(job) => {

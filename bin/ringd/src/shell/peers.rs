@@ -108,7 +108,7 @@ impl Resolver {
     }
 
     pub fn stop(&mut self) {
-        self.pool.stop();
+        Pool::stop(&mut [&mut self.pool]);
     }
 }
 

@@ -59,14 +59,20 @@ impl<T: Send + 'static> Pool<T> {
         }
     }
 
-    /// Waits for the jobs under way, but not for one that hangs: the process is to end all the same.
-    pub fn stop(&mut self) {
-        self.sender = None;
+    fn is_idle(&self) -> bool {
+        self.threads.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the jobs under way in all of them, but not for one that hangs: the process is to end all the same.
+    pub fn stop(pools: &mut [&mut Pool<T>]) {
+        for pool in pools.iter_mut() {
+            pool.sender = None;
+        }
         let deadline = Instant::now() + STOP_PATIENCE;
-        for thread in self.threads.drain(..) {
-            while !thread.is_finished() && Instant::now() < deadline {
-                std::thread::sleep(STOP_POLL);
-            }
+        while !pools.iter().all(|pool| pool.is_idle()) && Instant::now() < deadline {
+            std::thread::sleep(STOP_POLL);
+        }
+        for thread in pools.iter_mut().flat_map(|pool| pool.threads.drain(..)) {
             if thread.is_finished() {
                 let _ = thread.join();
             }
