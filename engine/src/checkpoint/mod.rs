@@ -84,6 +84,7 @@ impl Pages {
         self.shrink_checkpoints = self.shrink_checkpoints.saturating_sub(1);
         if shrink {
             self.space.leave_run();
+            self.space.forget_homes();
         }
         let runs_max = self.writes_max();
         let index_bytes = index::bytes_max(runs_max, self.space.runs_max());

@@ -4,7 +4,9 @@
 //! handed out from one run at a time, so that what a checkpoint writes is contiguous. A page given up that a durable
 //! checkpoint may still name is *retired*: it waits until two newer meta pages are durable and no pin needs it.
 
-use super::{blocks::Block, PageNo, META_PAGES};
+mod emptying;
+
+use super::{PageNo, META_PAGES};
 use std::{
     collections::{BTreeSet, VecDeque},
     sync::Arc,
@@ -25,6 +27,8 @@ const FRAGMENT_PAGES_GOOD: u32 = 48;
 
 /// A checkpoint's index of more pages has whole runs for itself.
 const INDEX_PAGES_SHORT: u32 = 16;
+/// Places kept for indexes: that of the newest checkpoint, those that wait for older ones, and one more.
+const HOMES_MAX: usize = 6;
 
 /// Contiguous pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,8 +75,8 @@ pub(crate) struct Space {
     fragment: usize,
     /// A file of fewer runs has room to grow.
     roomy_words: usize,
-    /// Whole runs that the next checkpoint's index wants: single pages take fragments first.
-    kept_back: u32,
+    /// Runs that long indexes have, or had and come back to: nothing else is put there.
+    homes: VecDeque<Extent>,
     /// One past the highest page in use.
     high: u32,
     retired: Vec<Extent>,
@@ -106,7 +110,7 @@ impl Space {
             next: 0,
             fragment: 0,
             roomy_words: 0,
-            kept_back: 0,
+            homes: VecDeque::new(),
             high: META_PAGES,
             retired: Vec::new(),
             retired_pages: 0,
@@ -189,20 +193,48 @@ impl Space {
         PageNo(start)
     }
 
-    /// Hands out the place of a checkpoint's index. A long one has runs of its own, which are whole again when it is given
-    /// up, and the next one finds such: otherwise the file would grow with every checkpoint.
+    /// Hands out the place of a checkpoint's index. A long one has whole runs for itself, and comes back to those of an older
+    /// one: among scattered holes there is seldom a place for it, and the file would grow with every checkpoint.
     pub(crate) fn take_index(&mut self, pages: u32) -> Extent {
-        let is_long = pages > INDEX_PAGES_SHORT;
-        let pages = match is_long {
-            true => pages.next_multiple_of(RUN_PAGES),
-            false => pages,
-        };
-        self.kept_back = 0;
-        let start = self.take(pages);
-        if is_long {
-            self.kept_back = pages / RUN_PAGES;
+        if pages <= INDEX_PAGES_SHORT || self.is_compacting {
+            let start = self.take(pages);
+            return Extent { start, pages };
         }
-        Extent { start, pages }
+        let pages = pages.next_multiple_of(RUN_PAGES);
+        let is_vacant = |home: &&Extent| {
+            let runs = home.start.0 / RUN_PAGES..home.end() / RUN_PAGES;
+            home.pages >= pages
+                && self.words[runs.start as usize..runs.end as usize]
+                    .iter()
+                    .all(|w| *w == RUN_FREE)
+        };
+        let vacant = self.homes.iter().find(is_vacant).map(|home| home.start);
+        let start = vacant.unwrap_or_else(|| self.take(pages));
+        let home = Extent { start, pages };
+        match vacant {
+            Some(PageNo(start)) => {
+                self.mark(start, pages, false);
+                self.high = self.high.max(start + pages);
+            }
+            None => {
+                if self.homes.len() == HOMES_MAX {
+                    self.homes.pop_front();
+                }
+                self.homes.push_back(home);
+            }
+        }
+        home
+    }
+
+    fn is_home(&self, run: usize) -> bool {
+        let start = run as u32 * RUN_PAGES;
+        let is_in = |home: &Extent| (home.start.0..home.end()).contains(&start);
+        self.homes.iter().any(is_in)
+    }
+
+    /// The next indexes are put wherever other pages are.
+    pub(crate) fn forget_homes(&mut self) {
+        self.homes.clear();
     }
 
     /// Whether so many contiguous pages would be handed out below a mark, while the file's end is being emptied.
@@ -265,7 +297,7 @@ impl Space {
         let wanted = pages.div_ceil(RUN_PAGES) as usize;
         let mut row = 0;
         for (at, word) in self.words.iter().enumerate() {
-            row = if *word == RUN_FREE && at != self.run {
+            row = if *word == RUN_FREE && at != self.run && !self.is_home(at) {
                 row + 1
             } else {
                 0
@@ -295,12 +327,9 @@ impl Space {
             false => FRAGMENT_SHARE,
         };
         let many_fragments = self.free * share > total;
-        let whole: u32 = self.whole.iter().map(|w| w.count_ones()).sum();
-        if whole > self.kept_back || whole > 0 && !many_fragments {
-            if let Some(at) = self.whole.iter().position(|w| *w != 0) {
-                self.run = at * 64 + self.whole[at].trailing_zeros() as usize;
-                return;
-            }
+        if let Some(at) = self.lowest_whole() {
+            self.run = at;
+            return;
         }
         if many_fragments {
             if let Some(at) = self.best_fragment(pages) {
@@ -312,6 +341,20 @@ impl Space {
         self.grow(1);
     }
 
+    fn lowest_whole(&self) -> Option<usize> {
+        for (at, word) in self.whole.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                let run = at * 64 + rest.trailing_zeros() as usize;
+                if !self.is_home(run) {
+                    return Some(run);
+                }
+                rest &= rest - 1;
+            }
+        }
+        None
+    }
+
     /// The emptiest run that has so many free pages in a row, or one that is empty enough.
     fn best_fragment(&self, pages: u32) -> Option<usize> {
         let (count, mut best, mut most) = (self.words.len(), None, FRAGMENT_PAGES_MIN - 1);
@@ -321,6 +364,7 @@ impl Space {
             let free = word.count_ones();
             if free > most
                 && !self.emptying.contains(&(at as u32))
+                && !self.is_home(at)
                 && (pages == 1 || longest_hole(word) >= pages)
             {
                 (best, most) = (Some(at), free);
@@ -335,75 +379,13 @@ impl Space {
     /// Begins or ends to hand out the lowest pages.
     pub(crate) fn set_compacting(&mut self, is_compacting: bool) {
         self.is_compacting = is_compacting;
+        self.forget_homes();
         self.leave_run();
     }
 
     /// Goes on in the lowest run that there is now.
     pub(crate) fn leave_run(&mut self) {
         self.next = RUN_PAGES;
-    }
-
-    /// The runs in use, with the pages in them that nothing has given up yet. Those in `fixed` cannot be moved.
-    pub(crate) fn blocks(&self, fixed: Extent) -> impl Iterator<Item = Block> + '_ {
-        let words = self.high.div_ceil(RUN_PAGES) as usize;
-        let mut dead = self.words[..words].to_vec();
-        for extent in self.retired_extents() {
-            for no in extent.start.0..extent.end() {
-                if let Some(word) = dead.get_mut((no / RUN_PAGES) as usize) {
-                    *word |= 1 << (no % RUN_PAGES);
-                }
-            }
-        }
-        let fixed = fixed.start.0 / RUN_PAGES..fixed.end().div_ceil(RUN_PAGES);
-        dead.into_iter().zip(0..).map(move |(dead, at)| Block {
-            live: dead.count_zeros(),
-            at,
-            is_movable: at > 0
-                && at as usize != self.run
-                && !fixed.contains(&at)
-                && !self.stubborn.contains(&at),
-        })
-    }
-
-    /// Takes no more fragments from these runs, until they are free as a whole or [`Space::end_emptying`].
-    pub(crate) fn begin_emptying(&mut self, runs: impl IntoIterator<Item = u32>) {
-        self.emptying.extend(runs);
-    }
-
-    /// Whether any of these pages lies in a run that is being emptied.
-    pub(crate) fn is_emptying(&self, start: u32, pages: u32) -> bool {
-        // More than a run would cost more than it gains.
-        let last = start.saturating_add(pages - 1) / RUN_PAGES;
-        !self.emptying.is_empty()
-            && pages <= RUN_PAGES
-            && self
-                .emptying
-                .range(start / RUN_PAGES..=last)
-                .next()
-                .is_some()
-    }
-
-    /// What could be moved was: runs that still hold something are used like others, and not chosen again for a while. How
-    /// many these are.
-    pub(crate) fn end_emptying(&mut self, fixed: Extent) -> usize {
-        let held: Vec<u32> = self
-            .blocks(fixed)
-            .filter(|block| block.live > 0 && self.emptying.contains(&block.at))
-            .map(|block| block.at)
-            .collect();
-        for at in &held {
-            self.emptying.remove(at);
-        }
-        self.stubborn.extend(&held);
-        held.len()
-    }
-
-    pub(crate) fn forget_emptying(&mut self) {
-        self.emptying.clear();
-    }
-
-    pub(crate) fn forget_stubborn(&mut self) {
-        self.stubborn.clear();
     }
 
     pub(crate) fn is_compacting(&self) -> bool {
@@ -615,11 +597,11 @@ impl SpaceImage {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// A file of so many runs with every other page free.
-    fn scattered(runs: u32) -> Space {
+    pub(super) fn scattered(runs: u32) -> Space {
         let high = runs * RUN_PAGES;
         let holes = (META_PAGES..high).filter(|no| no % 2 == 1);
         let hole = |no| Extent {
@@ -655,24 +637,6 @@ mod tests {
     }
 
     #[test]
-    fn the_emptiest_fragment_is_taken_and_none_that_is_being_emptied() {
-        let mut space = scattered(10);
-        space.leave_run();
-        let extra = |run: u32| Extent {
-            start: PageNo(run * RUN_PAGES),
-            pages: 1,
-        };
-        space.free(extra(7));
-        space.free(extra(4));
-        space.begin_emptying([7]);
-        assert!(space.is_emptying(7 * RUN_PAGES + 3, 2));
-        assert_eq!(space.take(1).0 / RUN_PAGES, 4);
-        space.forget_emptying();
-        space.leave_run();
-        assert_eq!(space.take(1).0 / RUN_PAGES, 7);
-    }
-
-    #[test]
     fn several_pages_are_taken_from_a_hole_before_the_file_grows() {
         let mut space = scattered(10);
         space.leave_run();
@@ -686,35 +650,5 @@ mod tests {
         assert_eq!(space.take(6), PageNo(5 * RUN_PAGES));
         assert_eq!(space.high(), high);
         assert_eq!(space.take(6).0, high, "no such hole is left");
-    }
-
-    #[test]
-    fn what_could_not_be_emptied_is_not_chosen_again() {
-        let mut space = scattered(4);
-        let nothing = Extent {
-            start: PageNo(2),
-            pages: 1,
-        };
-        space.begin_emptying([1, 2]);
-        let live = |no| no % 2 == 0;
-        for no in (RUN_PAGES..2 * RUN_PAGES).filter(|no| live(*no)) {
-            space.retire(Extent {
-                start: PageNo(no),
-                pages: 1,
-            });
-        }
-        assert_eq!(space.end_emptying(nothing), 1);
-        let blocks: Vec<Block> = space.blocks(nothing).collect();
-        assert_eq!((blocks[1].live, blocks[1].is_movable), (0, true));
-        assert_eq!((blocks[2].live, blocks[2].is_movable), (32, false));
-        assert!(
-            space.is_emptying(RUN_PAGES, 1),
-            "until it is free as a whole"
-        );
-        assert!(!space.is_emptying(2 * RUN_PAGES, 1));
-        space.forget_stubborn();
-        assert!(space
-            .blocks(nothing)
-            .all(|block| block.is_movable == (block.at > 0)));
     }
 }

@@ -250,8 +250,11 @@ impl Store {
     /// position that the applied entries reach.
     pub fn begin_checkpoint(&mut self, log: LogMark) -> Option<CheckpointJob> {
         assert!(!self.is_applying(), "half an entry in a checkpoint");
-        let quota_bytes = self.options.quota_bytes.unwrap_or(u64::MAX);
-        self.pages.set_roomy(quota_bytes / ROOMY_QUOTA_SHARE);
+        let roomy_bytes = match self.relocator.is_held() {
+            true => 0,
+            false => self.options.quota_bytes.unwrap_or(u64::MAX) / ROOMY_QUOTA_SHARE,
+        };
+        self.pages.set_roomy(roomy_bytes);
         let before = std::mem::replace(&mut self.log, log);
         let content = self.checkpoint_content();
         let job = self.pages.begin_checkpoint(&self.roots(), &content);

@@ -22,9 +22,9 @@ impl Store {
         done
     }
 
-    /// Gives up what is under way; another choice is made when a checkpoint begins.
-    pub fn give_relocation_up(&mut self) {
-        self.relocator.give_up(&mut self.pages);
+    /// Whether nothing is to be moved for now. What is under way is given up.
+    pub fn hold_relocation(&mut self, is_held: bool) {
+        self.relocator.hold(&mut self.pages, is_held);
     }
 
     /// Bytes changed by it since the store was opened.

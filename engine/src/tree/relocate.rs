@@ -13,7 +13,7 @@ use super::{
 };
 use crate::page::{Miss, Pages, Relocation, PAGE_BYTES};
 
-/// Bytes that can be saved up where checkpoints are small: four blocks.
+/// Bytes that can be saved up where checkpoints are small: so much as four blocks.
 const CREDIT_BYTES_MIN: i64 = 1 << 20;
 /// A slice ends when it has changed so many bytes.
 const SLICE_BYTES: u64 = 64 << 10;
@@ -36,6 +36,7 @@ pub struct Relocator {
     /// Checkpoints until the next choice, and how many it will be after the next one that brought little.
     pause: u32,
     next_pause: u32,
+    is_held: bool,
 }
 
 impl Relocator {
@@ -50,6 +51,19 @@ impl Relocator {
             chosen: 0,
             pause: 0,
             next_pause: 1,
+            is_held: false,
+        }
+    }
+
+    pub fn is_held(&self) -> bool {
+        self.is_held
+    }
+
+    /// Whether nothing is to be moved for now, nor kept free for longer writes.
+    pub fn hold(&mut self, pages: &mut Pages, is_held: bool) {
+        self.is_held = is_held;
+        if is_held {
+            self.give_up(pages);
         }
     }
 
@@ -73,7 +87,8 @@ impl Relocator {
             pages.space.forget_stubborn();
         }
         let is_large = u64::from(pages.space.high()) >= self.rule.file_pages_min;
-        if self.walk.is_none() && self.pause == 0 && is_large && !pages.is_being_emptied() {
+        let may_choose = self.pause == 0 && !self.is_held && !pages.is_being_emptied();
+        if self.walk.is_none() && is_large && may_choose {
             self.choose(pages, written / PAGE_BYTES as u64);
         }
     }
@@ -119,7 +134,8 @@ impl Relocator {
             }
             let Some(walk) = &mut self.walk else { break };
             let before = pages.dirty_bytes();
-            let mut bytes_left = usize::try_from(self.credit).unwrap_or(0);
+            // Large values of one leaf may be worth several slices.
+            let mut bytes_left = self.credit.clamp(1, SLICE_BYTES as i64) as usize;
             let more = walk.move_leaf(pages, trees, Goal::Emptying, &mut bytes_left);
             let moved = pages.dirty_bytes().saturating_sub(before);
             self.credit -= i64::try_from(moved).unwrap_or(i64::MAX);

@@ -283,7 +283,7 @@ impl Member {
         if self.background.awaits.contains(&error.page) {
             self.background.pause_until_ns = self.now_ns + DAMAGE_PAUSE_NS;
             self.abort_defragmentation(RequestError::Corrupt);
-            self.store.give_relocation_up();
+            self.store.hold_relocation(true);
         }
     }
 }

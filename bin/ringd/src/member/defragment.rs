@@ -74,7 +74,7 @@ impl Member {
     }
 
     fn begin_defragmentation(&mut self) {
-        self.store.give_relocation_up();
+        self.store.hold_relocation(true);
         self.defragmentation.rounds = 0;
         self.defragmentation.stage = Stage::Compacting {
             number: self.store.compactions_scheduled(),

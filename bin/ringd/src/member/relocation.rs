@@ -8,17 +8,26 @@ use engine::page::Miss;
 const SLICE_LEAVES_MAX: usize = 64;
 
 impl Member {
-    /// Whether there is something to move, and nothing against it: no defragmentation, whose file is to become shorter; no
+    /// Whether nothing is against it: no defragmentation, whose file is to become shorter; no
     /// other page file about to take this one's place; no damaged page that a walk would meet again and again; no want of
     /// space, since moving takes some before it gives it.
-    pub(super) fn is_relocating(&self) -> bool {
-        self.store.relocation_pending()
-            && !self.is_defragmenting()
+    fn may_relocate(&self) -> bool {
+        !self.is_defragmenting()
             && !self.snapshots.is_installing()
             && !self.rebuild.is_under_way()
             && !self.rebuild.is_detached()
             && !self.corrupt
             && !self.is_at_reserve()
+    }
+
+    pub(super) fn is_relocating(&self) -> bool {
+        self.store.relocation_pending() && self.may_relocate()
+    }
+
+    /// Before a checkpoint begins, with which blocks are chosen.
+    pub(super) fn hold_relocation(&mut self) {
+        let is_held = !self.may_relocate();
+        self.store.hold_relocation(is_held);
     }
 
     pub(super) fn relocate_slice(&mut self) -> Result<(), Miss> {
