@@ -5,6 +5,7 @@ mod alone;
 mod machine;
 mod other_cluster;
 mod refetch;
+mod segments;
 mod srv;
 
 use super::{assemble::Origin, dns::NameServers, originate, resolve::Resolver, Surroundings};
