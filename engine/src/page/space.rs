@@ -421,14 +421,14 @@ impl Space {
             let (word, bit) = ((at / RUN_PAGES) as usize, at % RUN_PAGES);
             let count = (RUN_PAGES - bit).min(end - at);
             let bits = mask(bit, count);
-            if !free && !self.emptying.is_empty() {
-                // It was whole, so there is nothing more to empty.
-                self.emptying.remove(&(word as u32));
-            }
             let Some(value) = self.words.get_mut(word) else {
                 self.anomalies += u64::from(end - at);
                 return;
             };
+            if !free && *value == RUN_FREE {
+                // It is whole, so there is nothing more to empty.
+                self.emptying.remove(&(word as u32));
+            }
             let changed = if free { !*value & bits } else { *value & bits };
             *value ^= changed;
             let changed = u64::from(changed.count_ones());
