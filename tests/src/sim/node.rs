@@ -172,6 +172,7 @@ impl Node {
         let checkpoint = member::Thresholds {
             dirty_bytes: plan.checkpoint_dirty_bytes,
             log_bytes: plan.checkpoint_log_bytes,
+            log_segments: 2,
             interval_ns: plan.checkpoint_interval_ns,
         };
         let mut assembled = assemble::open(

@@ -369,9 +369,14 @@ impl World {
         for input in std::mem::take(&mut machine.inbox) {
             machine.member.step(input, now_ns);
         }
-        machine.member.settle(now_ns);
         let mut effects = Vec::new();
-        machine.member.take_effects(&mut effects);
+        loop {
+            machine.member.settle(now_ns);
+            machine.member.take_effects(&mut effects);
+            if !machine.member.wants_settle() {
+                break;
+            }
+        }
         let node = machine.member.node();
         if node.role() == Role::Leader {
             let id = machine.id;

@@ -24,7 +24,7 @@ use std::{
     },
 };
 
-const TERM: u64 = 3;
+pub const TERM: u64 = 3;
 pub const TICK_NS: u64 = 100_000_000;
 /// Another member, which joined the cluster of the three.
 pub const JOINED: u64 = 77;
