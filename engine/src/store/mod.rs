@@ -19,7 +19,8 @@ use crate::mvcc::batch::Batch;
 use crate::mvcc::read::Reader;
 use crate::mvcc::write::Scratch;
 use crate::mvcc::Trees;
-use crate::page::{Miss, Pages};
+use crate::page::{Miss, Pages, Relocation};
+use crate::tree::Relocator;
 use crate::watch::{self, WatchHub};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse};
 use proto::raftpb::ConfState;
@@ -41,6 +42,7 @@ mod outgoing;
 mod plan;
 pub mod quota;
 mod read_job;
+mod relocation;
 mod replay;
 pub mod results;
 pub mod settings;
@@ -74,6 +76,8 @@ pub struct Options {
     /// A compaction that leaves at most this many older rows computes its hash at once; a longer one only when it is
     /// asked for in time. `u64::MAX` for `--experimental-compact-hash-check-enabled`.
     pub compaction_hash_rows_max: u64,
+    /// How pages are moved to keep checkpoints in long pieces.
+    pub relocation: Relocation,
 }
 
 /// Default of [`Options::compaction_hash_rows_max`]: about a millisecond of background work.
@@ -88,6 +92,7 @@ impl Options {
             lease_checkpoint_persist: false,
             learners_max: 1,
             compaction_hash_rows_max: COMPACTION_HASH_ROWS,
+            relocation: Relocation::default(),
         }
     }
 }
@@ -150,6 +155,7 @@ pub struct Store {
     compactor: compaction::Compactor,
     results: results::Results,
     large_write: Option<large_write::LargeWrite>,
+    relocator: Relocator,
     /// Whether a row was written since the last checkpoint began: then the right edge of `rows` is dirty, hence in
     /// memory, and need not be planned for.
     edge_is_dirty: bool,
@@ -164,6 +170,7 @@ impl Store {
         Store {
             pages,
             trees: Trees::default(),
+            relocator: Relocator::new(options.relocation),
             options,
             revision: REVISION_FIRST,
             compacted: -1,

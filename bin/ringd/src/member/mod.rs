@@ -29,6 +29,7 @@ mod promises;
 mod propose;
 mod read;
 mod rebuild;
+mod relocation;
 mod room;
 mod snapshot;
 mod upkeep;
