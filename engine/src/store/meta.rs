@@ -348,7 +348,7 @@ impl Store {
             conf_state: content.conf_state,
             log: content.log,
             results: Results::restore(content.results, content.applied_index),
-            large_delete: None,
+            large_write: None,
             settings,
             lessor,
             hub,

@@ -15,7 +15,8 @@ use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
-const DELETE_SLICE_KEYS: usize = 2;
+/// Few, and not the same on all members: what is applied in slices here comes in others, or in one go, elsewhere.
+const APPLY_SLICE_KEYS_MAX: u64 = 3;
 /// Few: there are not many keys, and reads in slices are to be met.
 const KEYS_AT_ONCE_MAX: i64 = 3;
 /// Where pages are moved, whatever can be is: the files are small.
@@ -206,7 +207,7 @@ impl Node {
                         election_ticks: ELECTION_TICKS,
                         request_bytes_max: REQUEST_BYTES_MAX,
                         txn_ops_max: TXN_OPS_MAX,
-                        delete_slice_keys: DELETE_SLICE_KEYS,
+                        apply_slice_keys: 1 + (number as u64 % APPLY_SLICE_KEYS_MAX) as usize,
                         request_ids: lease::RequestIds::new(ids.member_id, unix_ms),
                         seed,
                         strict_reconfig_check: true,
