@@ -259,6 +259,45 @@ fn a_large_transaction_that_is_refused_changes_nothing() {
     assert_eq!(applied.revision, 61);
 }
 
+/// Conditions look at many keys as well, be it that they hold for all of them or not for the last one.
+#[test]
+fn conditions_over_many_keys_are_looked_at_in_slices() {
+    let condition = |from: usize, to: usize, version| Compare {
+        target: compare::CompareTarget::Version as i32,
+        key: key(from).into(),
+        range_end: key(to).into(),
+        target_union: Some(compare::TargetUnion::Version(version)),
+        ..Default::default()
+    };
+    // The last key has another version than the others.
+    let twice = put(59, LEASE);
+    for (to, version, holds) in [(59, 1, true), (60, 1, false), (60, 2, false)] {
+        let txn = TxnRequest {
+            compare: vec![condition(70, 80, 0), condition(0, to, version)],
+            success: vec![nested(vec![op(Request::RequestPut(twice.clone()))])],
+            failure: vec![op(Request::RequestDeleteRange(delete(0, 1, true)))],
+        };
+        for slice_keys in [SLICE_KEYS, usize::MAX] {
+            let mut world = World::new(slice_keys, 60);
+            world.apply(&InternalRaftRequest {
+                put: Some(twice.clone()),
+                ..Default::default()
+            });
+            let applied = world.apply(&InternalRaftRequest {
+                txn: Some(txn.clone()),
+                ..Default::default()
+            });
+            let Ok(Response::Txn(response)) = applied.response else {
+                panic!("{:?}", applied.response);
+            };
+            assert_eq!(response.succeeded, holds);
+            assert_eq!(applied.revision, 63);
+            let is_long = version == 1 && slice_keys == SLICE_KEYS;
+            assert!(world.slices >= if is_long { 59 / SLICE_KEYS } else { 1 });
+        }
+    }
+}
+
 /// What was deleted and not compacted yet is passed by, and that takes time as well.
 #[test]
 fn dead_keys_are_passed_by_in_slices() {

@@ -3,7 +3,7 @@
 //! A request is evaluated against the trees and its own earlier changes. Nothing is written until the whole request
 //! has succeeded and all its pages are at hand, so a refused request or a missing page needs no undoing.
 
-use super::key_range::KeyRange;
+use super::key_range::{KeyRange, Progress};
 use super::kv::Kv;
 use super::read::{Found, Reader, Seen};
 use super::revision::Revision;
@@ -48,8 +48,7 @@ pub struct Batch {
 /// A range on its way to be deleted.
 #[derive(Clone, Debug, Default)]
 pub struct Deletion {
-    /// The last key that was looked at; none at first.
-    after: Option<Vec<u8>>,
+    progress: Progress,
     pub deleted: i64,
     pub previous: Vec<KeyValue>,
 }
@@ -218,15 +217,9 @@ impl Batch {
         keys_left: &mut usize,
         tombstones: &mut Vec<(Change, bool)>,
     ) -> Result<bool, Miss> {
-        let after = deletion.after.clone().map(|mut key| {
-            key.push(0);
-            key
-        });
-        let range = match &after {
-            // A range of one key ends with it.
-            Some(_) if delete.range_end.is_empty() => return Ok(true),
-            Some(from) => KeyRange::new(from, &delete.range_end),
-            None => KeyRange::new(&delete.key, &delete.range_end),
+        let progress = deletion.progress.clone();
+        let Some(range) = progress.rest(&delete.key, &delete.range_end) else {
+            return Ok(true);
         };
         let batch = (!self.is_write_only).then_some(self);
         let mut walk = reader.walk(range, None, batch);
@@ -245,9 +238,7 @@ impl Batch {
                 }
             };
             *keys_left -= 1;
-            let last = deletion.after.get_or_insert_default();
-            last.clear();
-            last.extend_from_slice(key);
+            deletion.progress.pass(key);
         }
         Ok(false)
     }

@@ -139,7 +139,7 @@ impl Store {
         over_quota: bool,
         keys_max: usize,
     ) -> Evaluated<Option<Response>> {
-        let mut evaluation = match self.begin_evaluation(write)? {
+        let mut evaluation = match self.begin_evaluation(write) {
             Ok(evaluation) => evaluation,
             Err(error) => return Ok(Err(error)),
         };
@@ -223,7 +223,7 @@ impl Store {
         }
     }
 
-    fn begin_evaluation(&self, write: Write<'_>) -> Evaluated<Evaluation> {
+    fn begin_evaluation(&self, write: Write<'_>) -> Result<Evaluation, RequestError> {
         let main = self.revision + 1;
         let begun = |run| Evaluation {
             batch: match run {
@@ -232,13 +232,13 @@ impl Store {
             },
             run,
         };
-        Ok(match write {
-            Write::Txn(txn) => self.begin_txn(txn)?.map(|run| begun(Run::Txn(run))),
+        match write {
+            Write::Txn(_) => Ok(begun(Run::Txn(TxnRun::default()))),
             Write::Delete(_) => Ok(begun(Run::Delete(Deletion::default()))),
             Write::Revoke(id) => self
                 .check_revoke(id)
                 .map(|()| begun(Run::Revoke(AttachedKeys::of(id)))),
-        })
+        }
     }
 
     /// Looks at up to `keys_max` keys. The answer, once it is known.

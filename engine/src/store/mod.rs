@@ -275,10 +275,7 @@ impl Store {
         &self,
         txn: &TxnRequest,
     ) -> Result<Result<TxnResponse, RequestError>, Miss> {
-        let mut run = match self.begin_txn(txn)? {
-            Ok(run) => run,
-            Err(error) => return Ok(Err(error)),
-        };
+        let mut run = txn::TxnRun::default();
         let mut batch = Batch::new(self.revision + 1);
         let mut keys_left = usize::MAX;
         let response = run.go_on(self, txn, &mut batch, &mut keys_left)?;

@@ -4,6 +4,7 @@ use super::wrap::{is_writing, response_op};
 use super::{header, Store};
 use crate::error::RequestError;
 use crate::mvcc::batch::{Batch, Deletion};
+use crate::mvcc::compare::Comparison;
 use crate::mvcc::read::Reader;
 use crate::page::Miss;
 use proto::etcdserverpb::{
@@ -53,14 +54,18 @@ pub(super) fn check_range(
 struct Checks<'s> {
     store: &'s Store,
     reader: Reader<'s>,
-    path: Path,
-    /// The next outcome that a check uses.
+    path: &'s mut Path,
+    /// The next outcome of the path.
     step: usize,
 }
 
-/// A transaction on its way through its operations.
+/// A transaction on its way: through its conditions first, then through its operations.
+#[derive(Default)]
 pub(super) struct TxnRun {
     path: Path,
+    /// How far the conditions are looked at that belong to the next outcome.
+    comparison: Comparison,
+    is_checked: bool,
     /// The next outcome that execution uses.
     step: usize,
     /// From the outermost one to the one whose operations are being executed.
@@ -81,16 +86,30 @@ impl Checks<'_> {
         self.path[self.step - 1]
     }
 
-    /// All conditions of the chosen path see the store as it was before the transaction.
-    fn decide(&mut self, txn: &TxnRequest) -> Result<(), Miss> {
-        let succeeded = self.reader.compare_all(&txn.compare)?;
-        self.path.push(succeeded);
-        for op in branch(txn, succeeded) {
+    /// All conditions of the chosen path see the store as it was before the transaction. False: some are left.
+    fn decide(
+        &mut self,
+        txn: &TxnRequest,
+        comparison: &mut Comparison,
+        keys_left: &mut usize,
+    ) -> Result<bool, Miss> {
+        if self.step == self.path.len() {
+            let compares = &txn.compare;
+            let outcome = self.reader.compare_all(compares, comparison, keys_left)?;
+            let Some(succeeded) = outcome else {
+                return Ok(false);
+            };
+            *comparison = Comparison::default();
+            self.path.push(succeeded);
+        }
+        for op in branch(txn, self.next()) {
             if let Some(Request::RequestTxn(nested)) = &op.request {
-                self.decide(nested)?;
+                if !self.decide(nested, comparison, keys_left)? {
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn check_puts(&mut self, txn: &TxnRequest) -> Evaluated<()> {
@@ -132,15 +151,30 @@ impl Checks<'_> {
 }
 
 impl TxnRun {
-    fn new(path: Path, txn: &TxnRequest) -> TxnRun {
-        let mut run = TxnRun {
-            path,
+    /// Decides which operations are executed, and checks these. False: not yet.
+    fn check(&mut self, store: &Store, txn: &TxnRequest, keys_left: &mut usize) -> Evaluated<bool> {
+        let mut checks = Checks {
+            store,
+            reader: store.reader(),
+            path: &mut self.path,
             step: 0,
-            levels: Vec::new(),
-            deletion: None,
         };
-        run.enter(txn);
-        run
+        if !checks.decide(txn, &mut self.comparison, keys_left)? {
+            return Ok(Ok(false));
+        }
+        checks.step = 0;
+        let writing = is_writing(txn);
+        if writing {
+            accepted!(checks.check_puts(txn));
+        }
+        checks.step = 0;
+        let direct = !writing || store.settings.checks_direct_ranges();
+        if let Err(error) = checks.check_ranges(txn, direct) {
+            return Ok(Err(error));
+        }
+        self.is_checked = true;
+        self.enter(txn);
+        Ok(Ok(true))
     }
 
     fn enter<'t>(&mut self, txn: &'t TxnRequest) -> &'t [RequestOp] {
@@ -170,8 +204,8 @@ impl TxnRun {
         lists
     }
 
-    /// Executes operations until `keys_left`, of which each takes off what it looks at, is used up; the answer if that was all
-    /// of them. After a miss it can go on.
+    /// Looks at conditions and executes operations until `keys_left`, of which each takes off what it looks at, is used up; the
+    /// answer if that was all of them. After a miss it can go on.
     pub fn go_on(
         &mut self,
         store: &Store,
@@ -179,6 +213,9 @@ impl TxnRun {
         batch: &mut Batch,
         keys_left: &mut usize,
     ) -> Evaluated<Option<TxnResponse>> {
+        if !self.is_checked && !accepted!(self.check(store, txn, keys_left)) {
+            return Ok(Ok(None));
+        }
         let mut lists = self.lists(txn);
         while let (Some(level), Some(ops)) = (self.levels.last(), lists.last()) {
             let Some(op) = ops.get(level.responses.len()) else {
@@ -280,26 +317,5 @@ impl Store {
             true => Ok(()),
             false => Err(RequestError::LeaseNotFound),
         }
-    }
-
-    /// Decides which operations of a transaction are executed, and checks these.
-    pub(super) fn begin_txn(&self, txn: &TxnRequest) -> Evaluated<TxnRun> {
-        let mut checks = Checks {
-            store: self,
-            reader: self.reader(),
-            path: Vec::new(),
-            step: 0,
-        };
-        checks.decide(txn)?;
-        let writing = is_writing(txn);
-        if writing {
-            accepted!(checks.check_puts(txn));
-        }
-        checks.step = 0;
-        let direct = !writing || self.settings.checks_direct_ranges();
-        if let Err(error) = checks.check_ranges(txn, direct) {
-            return Ok(Err(error));
-        }
-        Ok(Ok(TxnRun::new(checks.path, txn)))
     }
 }
