@@ -3,8 +3,10 @@
 mod advance;
 mod alone;
 mod machine;
+mod order;
 mod other_cluster;
 mod refetch;
+mod segments;
 mod srv;
 
 use super::{assemble::Origin, dns::NameServers, originate, resolve::Resolver, Surroundings};

@@ -33,7 +33,11 @@ const RETAINED_SEGMENTS_MAX: u64 = 2;
 #[derive(Clone, Copy, Debug)]
 pub struct Thresholds {
     pub dirty_bytes: u64,
+    /// Bytes of the entries.
     pub log_bytes: u64,
+    /// Segments that the log went on to: a batch fills whole blocks, so that a lone client's puts take many times the bytes of
+    /// their entries. What a checkpoint lets go of is enough for the next segments then, and none has to be filled anew.
+    pub log_segments: u64,
     pub interval_ns: u64,
 }
 
@@ -42,6 +46,7 @@ impl Default for Thresholds {
         Thresholds {
             dirty_bytes: 80 << 20,
             log_bytes: 24 << 20,
+            log_segments: 2,
             interval_ns: 30_000_000_000,
         }
     }
@@ -57,6 +62,8 @@ pub(super) struct Checkpoints {
     forced: bool,
     /// Entry bytes given to the log since the last checkpoint began.
     logged_bytes: u64,
+    /// Where the log was when the last checkpoint began, or when this process first asked.
+    begun_in: Option<SegmentId>,
     /// A checkpoint that found no room in the file system, and when it is tried again.
     full: Option<(Box<CheckpointJob>, u64)>,
     /// The last one found no room for the page file's reserve.
@@ -83,6 +90,7 @@ impl Checkpoints {
             last_applied: 0,
             forced: false,
             logged_bytes: 0,
+            begun_in: None,
             full: None,
             is_short: false,
             told_full: false,
@@ -186,6 +194,7 @@ impl Member {
             return self.store.pages().press_checkpoint(thousandths);
         }
         let (applied, _) = self.store.applied();
+        let segments = self.segments_since_checkpoint();
         let checkpoints = &self.checkpoints;
         let dirty_bytes = self.store.pages().dirty_bytes();
         // Background work changes pages without an entry.
@@ -203,6 +212,7 @@ impl Member {
             || dirty_bytes >= limits.dirty_bytes
             || (checkpoints.is_short && dirty_bytes >= SHORT_DIRTY_BYTES)
             || checkpoints.logged_bytes >= limits.log_bytes
+            || segments >= limits.log_segments
             || now_ns.saturating_sub(checkpoints.last_begun_ns) >= limits.interval_ns
             || self.log_wants_checkpoint();
         // No meta page may state a position beyond what this member's own log has made durable.
@@ -217,6 +227,7 @@ impl Member {
             first_needed_segment: first_needed.0,
             restarts: false,
         };
+        self.hold_relocation();
         if let Some(job) = self.store.begin_checkpoint(mark) {
             self.checkpoints.running = Some(Covered {
                 position,
@@ -226,17 +237,26 @@ impl Member {
             self.checkpoints.last_applied = applied;
             self.checkpoints.forced = false;
             self.checkpoints.logged_bytes = 0;
+            self.checkpoints.begun_in = Some(position.segment);
             self.effects.push(Effect::Checkpoint(job));
         }
     }
 
+    fn segments_since_checkpoint(&mut self) -> u64 {
+        let now = self.wal.position().segment;
+        let begun_in = self.checkpoints.begun_in.get_or_insert(now);
+        now.0.saturating_sub(begun_in.0)
+    }
+
     /// How far the changes since the running checkpoint began have come on the way to the next one, in thousandths.
-    fn next_checkpoint_due(&self) -> u32 {
+    fn next_checkpoint_due(&mut self) -> u32 {
+        let segments = self.segments_since_checkpoint();
         let limits = &self.checkpoints.thresholds;
         let share = |bytes: u64, of: u64| bytes.saturating_mul(NEXT_DUE_THOUSANDTHS) / of.max(1);
         let dirty = share(self.store.pages().dirty_bytes(), limits.dirty_bytes);
         let logged = share(self.checkpoints.logged_bytes, limits.log_bytes);
-        u32::try_from(dirty.max(logged)).unwrap_or(u32::MAX)
+        let moved_on = share(segments, limits.log_segments);
+        u32::try_from(dirty.max(logged).max(moved_on)).unwrap_or(u32::MAX)
     }
 
     /// On a full file system the log goes on in segments that are needed no more. Whether another checkpoint would give

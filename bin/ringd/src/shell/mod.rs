@@ -357,7 +357,7 @@ impl Shell {
                 core.server.complete(Input::Work, now_ns);
                 self.next_work_ns = now_ns + WORK_NS_MAX;
             }
-            core.server.settle(now_ns, &mut self.operations);
+            let again = core.server.settle(now_ns, &mut self.operations);
             self.pressure.set(core.server.member.checkpoint_pressure());
             flush(core, &mut self.dirty, now_ns);
             for operation in self.operations.drain(..) {
@@ -455,7 +455,8 @@ impl Shell {
                     Operation::Halt(reason) => core.halted = Some(reason),
                 }
             }
-            if core.halted.is_some() || core.removed || (self.inputs.is_empty() && !core.wanted) {
+            let goes_on = again || core.wanted || !self.inputs.is_empty();
+            if core.halted.is_some() || core.removed || !goes_on {
                 return;
             }
         }
