@@ -2,7 +2,7 @@
 
 mod tree_world;
 
-use engine::page::{Miss, OpenError, PageError, PageFault, PageNo, Pages, SimFile};
+use engine::page::{Miss, OpenError, PageError, PageFault, PageFile, PageNo, Pages, SimFile};
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 use tree_world::{collect, options, World};
 
@@ -264,4 +264,25 @@ fn a_scrub_finds_rot_in_pages_that_nobody_reads() {
     // A page may come first in its slice and be skipped there as one that could be inside an extent.
     assert!(found + 12 > in_use.len(), "{found} of {}", in_use.len());
     assert!(scrub(&mut world.pages, 50).1.is_empty());
+}
+
+/// Whoever writes tries again with every turn, each time loading what it lacks. That must not keep the answer to an earlier
+/// fetch from telling that the page is damaged.
+#[test]
+fn damage_is_told_however_often_a_write_tries_again_meanwhile() {
+    let (bytes, [_, contents]) = file(11);
+    let file = SimFile::from_bytes(bytes);
+    let mut opened = Pages::open(Arc::new(file.clone()), options()).expect("a sound file");
+    let mut tree = opened.meta.take().expect("a checkpoint").roots[0];
+    let mut pages = opened.pages;
+    for offset in (2 * 4096 + 2000..PageFile::len(&file).unwrap()).step_by(4096) {
+        file.damage(offset, |byte| byte ^ 4);
+    }
+    let key = contents.keys().next().expect("keys").clone();
+    let mut write = |pages: &mut Pages| tree.insert(pages, &key, b"other", 1).map(drop);
+    let miss = write(&mut pages).expect_err("no page is sound");
+    let job = pages.fetch_job(&miss).expect("nothing is on its way");
+    assert!(write(&mut pages).is_err());
+    assert!(pages.fetch_job(&miss).is_none(), "it is on its way");
+    assert!(pages.fetch_done(job.run()).is_err());
 }

@@ -532,12 +532,17 @@ impl Pages {
     #[cold]
     pub(crate) fn load_now(&mut self, absent: Absent) -> Result<(), Miss> {
         let miss = Miss::from(absent);
-        self.fetching.remove(&absent.0);
+        let under_way = self.fetching.remove(&absent.0);
         self.sync_loads += 1;
         let Some(job) = self.fetch_exactly(&miss) else {
             return Ok(());
         };
         self.fetch_settle(job.run()).map_err(|error| {
+            if let Some(id) = under_way {
+                // The answer that comes is what tells of the damage. If each try made it obsolete, and asked again, none
+                // of the answers would ever count.
+                self.fetching.insert(absent.0, id);
+            }
             self.load_error = Some(error);
             miss
         })

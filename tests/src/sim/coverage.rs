@@ -18,7 +18,9 @@ impl Coverage {
     }
 
     pub fn hit_times(&mut self, kind: &'static str, times: u64) {
-        *self.counts.entry((kind, "")).or_default() += times;
+        if times > 0 {
+            *self.counts.entry((kind, "")).or_default() += times;
+        }
     }
 
     pub fn add(&mut self, other: &Coverage) {

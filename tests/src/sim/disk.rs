@@ -23,6 +23,24 @@ const WRITES_REMEMBERED: usize = 64;
 /// The last writes of a log may look torn when they are damaged (FORMAT.md): later ones have to claim them first.
 const WRITES_CLAIMED_AFTER: usize = 10;
 
+/// Last writes of a log that may be lost together.
+const TAIL_WRITES_MAX: u64 = 4;
+
+/// A write of the log that is durable.
+struct Written {
+    segment: SegmentId,
+    offset: u64,
+    len: usize,
+    /// What it took the place of.
+    before: Vec<u8>,
+}
+
+impl Written {
+    fn place(&self) -> (SegmentId, u64, usize) {
+        (self.segment, self.offset, self.len)
+    }
+}
+
 /// The log's directory, durable content only.
 #[derive(Default)]
 pub struct LogDisk(MemoryDir);
@@ -149,10 +167,8 @@ pub struct Disk {
     promises: Arc<MemoryPromises>,
     /// Log writes under way, in the order of submission.
     flying: Vec<Write>,
-    /// The last writes that are durable: segment, offset, length.
-    written: VecDeque<(SegmentId, u64, usize)>,
-    /// What the last write took the place of, if that was not flushed: only with a bug planted.
-    unflushed: Option<(SegmentId, u64, Vec<u8>)>,
+    /// The last writes that are durable.
+    written: VecDeque<Written>,
     op: Option<FileOp>,
 }
 
@@ -201,12 +217,13 @@ impl Disk {
             if self.written.len() >= WRITES_REMEMBERED {
                 self.written.pop_front();
             }
-            self.written
-                .push_back((write.segment, write.offset, write.buf.len()));
-            self.unflushed = planted::in_shell(planted::Shell::LogUnflushed).then(|| {
-                let mut before = vec![0; write.buf.len()];
-                let _ = self.log.read_at(write.segment, write.offset, &mut before);
-                (write.segment, write.offset, before)
+            let mut before = vec![0; write.buf.len()];
+            let _ = self.log.read_at(write.segment, write.offset, &mut before);
+            self.written.push_back(Written {
+                segment: write.segment,
+                offset: write.offset,
+                len: write.buf.len(),
+                before,
             });
             self.log.write(&write)
         };
@@ -216,15 +233,38 @@ impl Disk {
     /// Damages what is durable, and says what and how: a bit flips, a write went to the place of another one, or one that was
     /// reported as flushed never arrived.
     pub fn rot(&mut self, chance: &mut Chance) -> Option<&'static str> {
-        let in_pages = chance.percent(50);
-        match (in_pages, chance.below(4)) {
-            (true, 0) => self.misdirect_page(chance),
-            (true, 1) => self.lose_page(chance),
-            (true, _) => self.flip_in_pages(chance),
-            (false, 0) => self.misdirect_batch(chance),
-            (false, 1) => self.lose_batch(chance),
-            (false, _) => self.flip_in_log(chance),
+        if chance.percent(50) {
+            return self.rot_pages(chance);
         }
+        match chance.below(4) {
+            0 => self.misdirect_batch(chance),
+            1 => self.lose_batch(chance),
+            _ => self.flip_in_log(chance),
+        }
+    }
+
+    /// The same of the pages alone.
+    pub fn rot_pages(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        match chance.below(4) {
+            0 => self.misdirect_page(chance),
+            1 => self.lose_page(chance),
+            _ => self.flip_in_pages(chance),
+        }
+    }
+
+    /// The last writes of the log of a machine that is down never arrived, so that the places hold what they held before.
+    pub fn lose_tail(&mut self, chance: &mut Chance) -> Option<&'static str> {
+        let count = chance
+            .between(1, TAIL_WRITES_MAX)
+            .min(self.written.len() as u64);
+        for _ in 0..count {
+            let lost = self.written.pop_back()?;
+            self.log
+                .0
+                .write_at(lost.segment, lost.offset, &lost.before)
+                .ok()?;
+        }
+        (count > 0).then_some("tail of the log that never arrived")
     }
 
     fn flip_in_pages(&mut self, chance: &mut Chance) -> Option<&'static str> {
@@ -249,14 +289,14 @@ impl Disk {
         let old = self.written.len().checked_sub(WRITES_CLAIMED_AFTER)?.max(1);
         let newest = *chance.pick(&[1, 8, WRITES_REMEMBERED]);
         let back = chance.below(old.min(newest) as u64) as usize;
-        self.written.get(old - 1 - back).copied()
+        self.written.get(old - 1 - back).map(Written::place)
     }
 
     /// One batch lies where another one was, perhaps in another segment.
     fn misdirect_batch(&mut self, chance: &mut Chance) -> Option<&'static str> {
         let (to, to_offset, to_len) = self.claimed_batch(chance)?;
         let other = chance.below(self.written.len() as u64) as usize;
-        let (from, from_offset, from_len) = self.written.get(other).copied()?;
+        let (from, from_offset, from_len) = self.written.get(other)?.place();
         if (from, from_offset) == (to, to_offset) {
             return None;
         }
@@ -348,8 +388,10 @@ impl Disk {
     /// The machine or the process is gone. After a power loss, what was not flushed is kept in part; a process that dies
     /// leaves its completed writes to the kernel, which keeps them.
     pub fn crash(&mut self, power_loss: bool, chance: &mut Chance) {
-        if let Some((segment, offset, before)) = self.unflushed.take().filter(|_| power_loss) {
-            let _ = self.log.0.write_at(segment, offset, &before);
+        if power_loss && planted::in_shell(planted::Shell::LogUnflushed) {
+            if let Some(last) = self.written.back() {
+                let _ = self.log.0.write_at(last.segment, last.offset, &last.before);
+            }
         }
         for write in std::mem::take(&mut self.flying) {
             self.tear(&write, chance);

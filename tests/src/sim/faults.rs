@@ -147,7 +147,12 @@ impl World {
                 self.node_mut(victim).full_disk = times;
             }
             Fault::Transfer => self.transfer(victim),
-            Fault::Membership => self.operate(),
+            Fault::Membership => {
+                self.operate();
+                if self.plan.faults.changes_at_once {
+                    self.operate();
+                }
+            }
             Fault::Rot => self.rot(),
         }
     }
@@ -175,6 +180,41 @@ impl World {
         if let Some(running) = &mut self.node_mut(victim).running {
             running.dies_after = Some(after);
         }
+    }
+
+    /// A member begins to lead, and nothing of that has left it yet: in some seeds many are cut off at once or fall soon.
+    pub fn began_to_lead(&mut self, leader: usize) {
+        let plan = &self.plan.faults;
+        let (percent, max_ns) = (plan.young_leader_percent, plan.young_max_ns);
+        if percent == 0 || self.calm || !self.chance.faults.percent(percent) {
+            return;
+        }
+        if self.chance.faults.percent(50) {
+            return self.cut_young_leader(leader);
+        }
+        let life = self.node(leader).life;
+        let delay = self.chance.faults.below(max_ns);
+        self.after(delay, Event::Fell { node: leader, life });
+    }
+
+    pub fn young_leader_falls(&mut self, leader: usize, life: u64) {
+        if self.calm || self.living(leader, life).is_none() {
+            return;
+        }
+        match self.chance.faults.percent(30) {
+            true => {
+                self.coverage.hit("young leader fell");
+                self.crash(leader);
+            }
+            false => self.cut_young_leader(leader),
+        }
+    }
+
+    /// It is not heard any more; perhaps it still hears what the others answer.
+    fn cut_young_leader(&mut self, leader: usize) {
+        let inbound = self.chance.faults.percent(50);
+        let links = self.network.around(leader, inbound, true);
+        self.cut("young leader cut off", links);
     }
 
     fn cut(&mut self, kind: &'static str, links: Links) {

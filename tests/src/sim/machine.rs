@@ -208,6 +208,8 @@ impl World {
         let node = &self.nodes[number - 1];
         let Some(running) = &node.running else { return };
         let member = &running.member;
+        let (id, term) = (member.node().id(), member.node().term());
+        let led = self.consensus.leads(id, life, term);
         let applied = member.store().applied().0;
         let mut verdict = Ok(());
         let mut decided = false;
@@ -252,6 +254,9 @@ impl World {
             node.sure_change = node.changed;
         }
         self.judge(number, verdict);
+        if !led && self.consensus.leads(id, life, term) {
+            self.began_to_lead(number);
+        }
         if decided {
             self.membership_decided(number);
         }
@@ -274,7 +279,13 @@ impl World {
     /// A member whose pages were damaged has them from another one, and is as good as any.
     fn note_rebuilt(&mut self, number: usize) {
         let node = self.node_mut(number);
-        let count = node.running.as_ref().map_or(0, |r| r.member.rebuilds());
+        let (count, skipped) = node.running.as_ref().map_or((0, 0), |running| {
+            (running.member.rebuilds(), running.member.skipped_changes())
+        });
+        let new = skipped - std::mem::replace(&mut node.skipped_changes, skipped);
+        self.coverage
+            .hit_times("change of members skipped by a rebuild", new);
+        let node = self.node_mut(number);
         if count == std::mem::replace(&mut node.rebuilds, count) {
             return;
         }

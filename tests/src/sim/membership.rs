@@ -7,9 +7,11 @@ use ringd::request::{CallId, Request};
 
 use super::finish::INSPECTION;
 use super::node::{name, peer_url, Node};
-use super::swarm::SECOND_NS;
+use super::swarm::{Rot, SECOND_NS};
 use super::world::{Event, World};
 
+/// With fewer voters nobody can make up for a damaged disk.
+const VOTERS_MIN: usize = 3;
 /// Members at once.
 const MEMBERS_MAX: usize = 6;
 /// The operator waits this long for an answer.
@@ -62,7 +64,8 @@ impl World {
 
     /// The operator's next step.
     pub fn operate(&mut self) {
-        if self.plan.faults.rot_ns > 0 {
+        let replaces = self.plan.faults.rot_ns > 0 && self.plan.faults.rot != Rot::Pages;
+        if replaces {
             return self.refill();
         }
         let members = self.members();
@@ -88,8 +91,13 @@ impl World {
             let promote = pb::MemberPromoteRequest { id };
             return self.tell(asked, Request::MemberPromote(promote));
         }
+        let least = match self.plan.faults.rot_ns {
+            0 => 2,
+            // A member whose pages are damaged needs two others.
+            _ => VOTERS_MIN,
+        };
         let removes = most || chance.percent(45);
-        if removes && stay > 2 {
+        if removes && stay > least {
             let any = *chance.pick(&voters);
             let leads = chance.percent(40);
             let leader = self.leader().map(|number| self.node(number).id);
@@ -194,27 +202,26 @@ impl World {
 
     /// A disk loses or garbles what it had. One machine at a time: the others have everything.
     pub fn rot(&mut self) {
-        let members = self.members();
-        let settled = self.nodes.iter().all(|node| match node.standing {
-            Standing::Removed => true,
-            Standing::Awaited => node.awaited_ns + AWAITED_NS < self.now,
-            Standing::Member => !node.broken && !node.rotten && !node.is_refetching(),
-        });
-        let voters = self.voters().len();
-        if !settled || voters < 3 || self.nodes.len() >= self.plan.machines_max {
+        let Some(victim) = self.rots() else {
             return;
-        }
-        let victim = *self.chance.faults.pick(&members);
+        };
         let mut chance = super::chance::Chance::stream(self.chance.faults.draw(), 0);
+        let kind = self.plan.faults.rot;
         let state = self.node(victim).state();
-        let loses = chance.percent(LOST_PERCENT);
+        let loses = match kind {
+            Rot::Any => chance.percent(LOST_PERCENT),
+            Rot::Pages => false,
+            Rot::Tails => true,
+        };
         if loses {
             self.crash(victim);
         }
         let disk = &mut self.node_mut(victim).disk;
-        let what = match loses {
-            true => Some(disk.lose(&mut chance)),
-            false => disk.rot(&mut chance),
+        let what = match kind {
+            Rot::Any if loses => Some(disk.lose(&mut chance)),
+            Rot::Any => disk.rot(&mut chance),
+            Rot::Pages => disk.rot_pages(&mut chance),
+            Rot::Tails => disk.lose_tail(&mut chance),
         };
         let Some(what) = what else {
             return;
@@ -222,15 +229,55 @@ impl World {
         self.coverage.hit_in(what, state);
         self.say(|| format!("{}: {what}", name(victim)));
         let node = self.node_mut(victim);
+        if kind == Rot::Tails {
+            // What it had is known to nobody but those whom it told.
+            (node.sure_index, node.sure_change) = (0, 0);
+        }
         node.rotten = true;
         node.was_rotten = true;
         node.rotten_pages = what.contains("page");
         node.excused = true;
+        if kind == Rot::Pages {
+            return; // it lives with that
+        }
         let delay = self.chance.faults.around(FOUND_OUT_NS);
         self.after(delay, Event::Replace { node: victim });
         if !loses && chance.percent(RESTARTED_PERCENT) {
             // Most damage shows at a start only.
             self.crash(victim);
+        }
+    }
+
+    /// Whose disk it is that rots, if the others can make up for it.
+    fn rots(&mut self) -> Option<usize> {
+        let members = self.members();
+        if self.voters().len() < VOTERS_MIN {
+            return None;
+        }
+        if self.plan.faults.rot == Rot::Pages {
+            // The oldest, as long as it is there: no other one has ever lost anything.
+            return members.first().copied();
+        }
+        let settled = self.nodes.iter().all(|node| match node.standing {
+            Standing::Removed => true,
+            Standing::Awaited => node.awaited_ns + AWAITED_NS < self.now,
+            Standing::Member => !node.broken && !node.rotten && !node.is_refetching(),
+        });
+        if !settled || self.nodes.len() >= self.plan.machines_max {
+            return None;
+        }
+        match self.plan.faults.rot {
+            Rot::Any | Rot::Pages => Some(*self.chance.faults.pick(&members)),
+            // A leader that forgets what it counted itself has told nobody, and only who leads was told what others have.
+            Rot::Tails => {
+                let leader = self.leader()?;
+                let follow: Vec<usize> = members
+                    .iter()
+                    .copied()
+                    .filter(|member| *member != leader)
+                    .collect();
+                Some(*self.chance.faults.pick(&follow))
+            }
         }
     }
 

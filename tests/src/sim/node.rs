@@ -92,6 +92,8 @@ pub struct Node {
     pub rotten_pages: bool,
     /// How often this life has done so.
     pub rebuilds: u64,
+    /// Changes of members that this life has skipped while it did.
+    pub skipped_changes: u64,
     /// It started without what it had, and may still do.
     pub refetches: bool,
     /// It is gone for good.
@@ -158,6 +160,7 @@ impl Node {
             was_rotten: false,
             rotten_pages: false,
             rebuilds: 0,
+            skipped_changes: 0,
             refetches: false,
             broken: false,
         }
@@ -173,6 +176,7 @@ impl Node {
     ) -> Result<(), String> {
         self.life += 1;
         self.rebuilds = 0;
+        self.skipped_changes = 0;
         self.excused = self.rotten;
         let number = self.number;
         let (id, joins) = (self.id, self.joins);

@@ -2,6 +2,16 @@
 //!
 //! Most break a rule of the server ([`raft::planted`], [`engine::planted`], [`ringd::planted`]), some of the shell around
 //! it, which the simulator replaces. They exist with the feature `planted-bugs` only.
+//!
+//! The mistakes that any such list should have, and what stands for them here: one flush skipped (`FlushSkipped`,
+//! `CopyUnflushed`, `LogUnflushed`), acknowledged too early (`AckUndurable`, `CountUndurable`), a previous value dropped
+//! (`PreviousDropped`), a compaction off by one (`CompactOneMore`), the leader counted twice (`CountTwice`), a directory not
+//! flushed (`DirSyncForgotten`), a lease used that is stale (`ExpireAsFollower`, `RenewUnconfirmed`; for reads
+//! `ReadUnconfirmed`).
+//!
+//! Not among them is [`raft::planted::Fault::IncomingOnly`]: members change one at a time, so that no member ever is in the
+//! joint phase that it breaks. What breaks decoding (`LengthsTrusted`, `ShapeUnchecked`, `ElementsOverlap`) is for the fuzz
+//! targets, because what whole members read here has a checksum.
 
 /// A rule of the shell to break.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +56,10 @@ mod on {
         Plant::Raft(InRaft::CountTwice),
         Plant::Raft(InRaft::AppendUnchecked),
         Plant::Raft(InRaft::CommitUnproved),
+        Plant::Raft(InRaft::CommitOldTerm),
+        Plant::Raft(InRaft::HeartbeatTrusted),
+        Plant::Raft(InRaft::CampaignUnapplied),
+        Plant::Raft(InRaft::PileUpConfChanges),
         Plant::Raft(InRaft::AbaWrite),
         Plant::Raft(InRaft::ReadUnconfirmed),
         Plant::Raft(InRaft::ReadBeforeOwnTerm),

@@ -19,6 +19,16 @@ const CROWDED_RESIDENT_BYTES: u64 = 8 << 10;
 const DECAYING_PERCENT: u64 = 8;
 /// Mean time between two such losses there.
 const DECAY_NS: u64 = 6 * SECOND_NS;
+/// Seeds whose leaders fall soon and whose members change two at a time.
+const RESTLESS_PERCENT: u64 = 5;
+/// Seeds in which one disk spoils its pages again and again, while members change.
+const SPOILING_PERCENT: u64 = 4;
+/// Seeds in which disks forget what they acknowledged last.
+const FORGETFUL_PERCENT: u64 = 3;
+/// A restless leader falls within this from when it leads: with some of its entries at some of the others.
+const YOUNG_MAX_NS: u64 = 150 * MILLISECOND_NS;
+/// Mean time between two changes of members in seeds that are about these.
+const CHANGE_NS: u64 = 4 * SECOND_NS;
 /// Machines that a run has at most, and one in which they decay.
 const MACHINES_MAX: usize = 14;
 const DECAYING_MACHINES_MAX: usize = 40;
@@ -49,6 +59,18 @@ pub struct NetworkPlan {
     pub resets: u64,
 }
 
+/// What disks do to what they hold, where they do anything.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rot {
+    /// Files are lost, bits flip, writes go astray or never arrive.
+    #[default]
+    Any,
+    /// One disk spoils its pages, again as soon as they are whole again.
+    Pages,
+    /// The last writes of a log were acknowledged and never arrived. Nothing on that disk shows it.
+    Tails,
+}
+
 /// Mean time between two faults of a kind, 0 for never.
 #[derive(Clone, Debug, Default)]
 pub struct FaultPlan {
@@ -69,6 +91,12 @@ pub struct FaultPlan {
     pub transfer_ns: u64,
     pub membership_ns: u64,
     pub rot_ns: u64,
+    pub rot: Rot,
+    /// Of members that begin to lead, those that are cut off or die within [`FaultPlan::young_max_ns`].
+    pub young_leader_percent: u64,
+    pub young_max_ns: u64,
+    /// Two members are asked for a change of members at the same time.
+    pub changes_at_once: bool,
     /// How long a partition, pause or stall lasts at most.
     pub lasts_max_ns: u64,
 }
@@ -185,10 +213,104 @@ impl Swarm {
         swarm.member.scrub_interval_ns = *apart.pick(&[3 * SECOND_NS, 100 * SECOND_NS]);
         if Chance::stream(seed, 8).percent(CROWDED_PERCENT) {
             swarm.crowd();
-        } else if members >= 3 && Chance::stream(seed, 11).percent(DECAYING_PERCENT) {
-            swarm.decay();
+        } else if members >= 3 {
+            swarm.single_out(Chance::stream(seed, 11).below(100));
         }
         swarm
+    }
+
+    /// Some seeds are all about one thing that happens too rarely in others.
+    fn single_out(&mut self, percentile: u64) {
+        let mut below = 0;
+        let mut within = |share| {
+            below += share;
+            percentile < below
+        };
+        if within(DECAYING_PERCENT) {
+            self.decay();
+        } else if within(RESTLESS_PERCENT) {
+            self.restless();
+        } else if within(SPOILING_PERCENT) {
+            self.spoil();
+        } else if within(FORGETFUL_PERCENT) {
+            self.forget();
+        }
+    }
+
+    /// Leaders fall before their first entries are everywhere, where few fit into a message, so that entries of many terms
+    /// stand at the ends of the logs (Raft paper, figure 8). Two members are asked for changes at once.
+    fn restless(&mut self) {
+        let (faults, member) = (&mut self.faults, &mut self.member);
+        self.machines_max = DECAYING_MACHINES_MAX;
+        (faults.rot_ns, faults.disk_error_ns, faults.disk_full_ns) = (0, 0, 0);
+        (faults.young_leader_percent, faults.young_max_ns) = (80, YOUNG_MAX_NS);
+        (faults.membership_ns, faults.changes_at_once) = (CHANGE_NS, true);
+        for others in [
+            &mut faults.crash_ns,
+            &mut faults.crash_all_ns,
+            &mut faults.partition_ns,
+            &mut faults.bridge_ns,
+            &mut faults.machine_pause_ns,
+            &mut faults.pause_ns,
+            &mut faults.disk_stall_ns,
+        ] {
+            *others *= 4;
+        }
+        faults.lasts_max_ns = 4 * SECOND_NS;
+        member.message_bytes = 1 << 10;
+        member.write_max_ns = 2 * MILLISECOND_NS;
+        self.network.loss = self.network.loss.min(30_000);
+        self.network.delay_max_ns = 50 * MILLISECOND_NS;
+        let clients = &mut self.clients;
+        clients.think_ns = 100 * MILLISECOND_NS;
+        clients.value_bytes_max = 3_000;
+    }
+
+    /// Entries wait for pages that are damaged, changes of members among those behind them, and leaders fall meanwhile. The
+    /// second damage is repaired late, so that what waits gets old.
+    fn spoil(&mut self) {
+        let (faults, member) = (&mut self.faults, &mut self.member);
+        self.machines_max = DECAYING_MACHINES_MAX;
+        (faults.rot_ns, faults.rot) = (DECAY_NS, Rot::Pages);
+        faults.membership_ns = 2 * CHANGE_NS;
+        for others in [
+            &mut faults.crash_ns,
+            &mut faults.crash_all_ns,
+            &mut faults.machine_pause_ns,
+            &mut faults.pause_ns,
+            &mut faults.disk_stall_ns,
+        ] {
+            *others *= 8;
+        }
+        faults.isolate_leader_ns = 2 * DECAY_NS;
+        faults.lasts_max_ns = 4 * SECOND_NS;
+        (faults.disk_error_ns, faults.disk_full_ns) = (0, 0);
+        member.resident_bytes = CROWDED_RESIDENT_BYTES;
+        member.checkpoint_dirty_bytes = 64 << 10;
+        member.checkpoint_log_bytes = 32 << 10;
+        member.checkpoint_interval_ns = 2 * SECOND_NS;
+        let clients = &mut self.clients;
+        clients.keys = 60;
+        clients.value_bytes_max = 200;
+        clients.think_ns = clients.think_ns.max(100 * MILLISECOND_NS);
+    }
+
+    /// Disks acknowledge writes that never arrive, and nothing else is wrong: who noticed what was acknowledged is there to say so.
+    fn forget(&mut self) {
+        self.machines_max = DECAYING_MACHINES_MAX;
+        self.faults = FaultPlan {
+            rot_ns: DECAY_NS,
+            rot: Rot::Tails,
+            membership_ns: 2 * DECAY_NS,
+            lasts_max_ns: SECOND_NS,
+            ..FaultPlan::default()
+        };
+        let network = &mut self.network;
+        // Until a heartbeat tells it, a member refuses the appends that it lacks the beginning of, and is sent them again: with
+        // each of these repeated there would be no end of them.
+        (network.loss, network.spikes, network.duplicates) = (0, 0, 0);
+        network.delay_max_ns = network.delay_max_ns.min(2 * MILLISECOND_NS);
+        self.member.write_max_ns = 2 * MILLISECOND_NS;
     }
 
     /// Disks decay, and what else happens leaves the others time to make up for it. What becomes of a loss depends on how far
@@ -291,8 +413,7 @@ fn draw_faults(chance: &mut Chance, members: usize) -> FaultPlan {
         transfer_ns: maybe(many),
         membership_ns: maybe(many),
         rot_ns: maybe(many / 2),
-        power_loss: false,
-        lasts_max_ns: 0,
+        ..FaultPlan::default()
     };
     plan.power_loss = chance.percent(60);
     plan.lasts_max_ns = *chance.pick(&[SECOND_NS, 10 * SECOND_NS, 30 * SECOND_NS]);

@@ -122,6 +122,11 @@ pub enum Event {
         life: u64,
         call: CallId,
     },
+    /// A member that leads since lately is cut off or dies.
+    Fell {
+        node: usize,
+        life: u64,
+    },
     /// The damage to a machine is found out.
     Replace {
         node: usize,
@@ -383,6 +388,7 @@ impl World {
             Event::Mend(links) => self.mend(&links),
             Event::Resume { node, life } => self.resume(node, life),
             Event::Lost { node, life, call } => self.input(node, life, Input::Cancel { call }),
+            Event::Fell { node, life } => self.young_leader_falls(node, life),
             Event::Replace { node } => self.replace(node),
             Event::RemovedHere { node, life } => self.input(node, life, Input::RemovedHere),
         }

@@ -182,6 +182,7 @@ pub(super) struct Rebuild {
     not_before_ns: u64,
     hand_over_ns: u64,
     count: u64,
+    skipped_changes: u64,
 }
 
 impl Rebuild {
@@ -232,6 +233,11 @@ impl Member {
     /// How often this process has made its pages anew.
     pub fn rebuilds(&self) -> u64 {
         self.rebuild.count
+    }
+
+    /// How many changes of members it has left to Raft alone meanwhile, because the copy contains them.
+    pub fn skipped_changes(&self) -> u64 {
+        self.rebuild.skipped_changes
     }
 
     /// A page is damaged: it is made anew where others have it, and reported as lost where nobody does.
@@ -455,6 +461,7 @@ impl Member {
             // Until the snapshot is in place.
             is_detached: self.rebuild.is_detached,
             count: self.rebuild.count,
+            skipped_changes: self.rebuild.skipped_changes,
             ..Rebuild::default()
         };
     }
@@ -619,6 +626,7 @@ impl Member {
         accepted: Result<engine::store::MemberChange, RequestError>,
         now_ns: u64,
     ) {
+        self.rebuild.skipped_changes += 1;
         let mut raft_change = change.clone();
         if accepted.is_err() {
             raft_change.node_id = Some(0);
@@ -650,6 +658,7 @@ impl Member {
         self.store.take_over(*store);
         self.rebuild = Rebuild {
             count: self.rebuild.count + 1,
+            skipped_changes: self.rebuild.skipped_changes,
             not_before_ns: self.now_ns + PAUSE_NS,
             turn: self.rebuild.turn,
             ..Rebuild::default()

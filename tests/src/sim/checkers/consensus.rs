@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::raftpb::{Message, MessageType};
+use proto::raftpb::{EntryType, Message, MessageType};
 use raft::Role;
 use ringd::member::Member;
 
@@ -36,6 +36,17 @@ impl Consensus {
         self.leaders.len()
     }
 
+    /// The latest term that anybody was seen to lead.
+    pub fn term_led(&self) -> u64 {
+        self.leaders.keys().next_back().copied().unwrap_or(0)
+    }
+
+    /// Whether this life of a member was last seen to lead the given term.
+    pub fn leads(&self, id: u64, life: u64, term: u64) -> bool {
+        let seen = self.seen.get(&id);
+        seen.is_some_and(|seen| seen.life == life && seen.term == term && seen.leads)
+    }
+
     /// After a turn. `durable` gives, for an entry, how many members have it on disk.
     pub fn check(
         &mut self,
@@ -59,6 +70,7 @@ impl Consensus {
         }
         let leads = node.role() == Role::Leader;
         if leads {
+            self.check_changes(member)?;
             let was = before.leads && before.term == term;
             self.check_leader(member, was.then_some(before.last), history)?;
             let voters = node.conf_state().voters;
@@ -123,6 +135,40 @@ impl Consensus {
         Ok(())
     }
 
+    /// A leader takes a change of members into its log only when all earlier ones are applied there: whoever counts votes by
+    /// the members before and after a change has at least one of them in common, which does not hold of two changes.
+    fn check_changes(&self, member: &Member) -> Verdict {
+        let node = member.node();
+        if node.unapplied_conf_changes() < 2 {
+            return Ok(());
+        }
+        let behind = member.store().applied().0 + 1..=node.last_index();
+        let changes = behind.filter_map(|index| node.recent_entry(index));
+        let last = changes
+            .filter(|entry| entry.r#type() != EntryType::EntryNormal)
+            .last();
+        match last {
+            Some(entry) if entry.term() == node.term() => Err(format!(
+                "a leader took a change of members as entry {} although an earlier one is not applied",
+                entry.index()
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whoever asks for votes counts them by the members as of all it knows to be committed.
+    fn check_candidate(member: &Member) -> Verdict {
+        let node = member.node();
+        let stands = matches!(node.role(), Role::Candidate | Role::PreCandidate);
+        match stands && node.has_unapplied_conf_change() {
+            true => Err(format!(
+                "asks for votes in term {} although it has not applied a change of members that it knows to be committed",
+                node.term()
+            )),
+            false => Ok(()),
+        }
+    }
+
     fn check_durable(
         &mut self,
         commit: u64,
@@ -148,7 +194,11 @@ impl Consensus {
             MessageType::MsgVoteResp if !message.reject() => {
                 self.vote(message.from(), message.term(), message.to())
             }
-            MessageType::MsgVote => self.vote(message.from(), message.term(), message.from()),
+            MessageType::MsgPreVote => Consensus::check_candidate(member),
+            MessageType::MsgVote => {
+                Consensus::check_candidate(member)?;
+                self.vote(message.from(), message.term(), message.from())
+            }
             MessageType::MsgAppResp if !message.reject() => {
                 let durable = member.log().durable_index();
                 // What was acknowledged to the leader of an earlier term was durable then: in the same turn the next leader's

@@ -174,6 +174,9 @@ impl World {
         let confirmed = response.filter(|r| r.id == holder.lease && r.ttl > 0);
         let leader = self.leader().map(|number| self.node(number));
         let leader = leader.and_then(|leader| leader.running.as_ref());
+        // One that stands still may lead an earlier term for ever: nothing is counted there.
+        let latest = self.consensus.term_led();
+        let leader = leader.filter(|leader| leader.member.node().term() >= latest);
         let (Some(renewal), Some(sent_ns), Some(leader)) = (confirmed, holder.sent_ns, leader)
         else {
             return Ok(());
