@@ -360,6 +360,7 @@ fn peers_config(
         election_ns,
         request_timeout_ns: 5_000_000_000 + 2 * election_ns,
         unix_ms: unix_ms(),
+        inbound_max: peers::INBOUND_MAX,
     }
 }
 
