@@ -349,10 +349,16 @@ impl World {
                 self.after(delay, Event::Upkeep { node, life, job });
             }
             Effect::Checkpoint(job) => {
+                let mut has_moved = false;
                 if let Some(running) = self.living(node, life) {
                     running.checkpoint = Some(job);
+                    let moved = running.member.relocated_bytes();
+                    has_moved = moved > std::mem::replace(&mut running.relocated, moved);
                 }
                 self.coverage.hit("checkpoint");
+                if has_moved {
+                    self.coverage.hit("checkpoint with moved pages");
+                }
                 self.after(0, Event::CheckpointStep { node, life });
             }
             Effect::Send(message) => self.send(node, message),

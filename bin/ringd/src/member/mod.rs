@@ -29,6 +29,7 @@ mod promises;
 mod propose;
 mod read;
 mod rebuild;
+mod relocation;
 mod room;
 mod snapshot;
 mod upkeep;
@@ -47,7 +48,7 @@ use engine::{
     page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, PageNo, Pin},
     store::{
         install::{InstallError, InstallJob, StageJob, Staged},
-        Outgoing, Store,
+        Outgoing, Payload, Store,
     },
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
@@ -300,8 +301,8 @@ pub struct Config {
     pub election_ticks: u32,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
-    /// A delete of more keys than this is applied in slices of so many.
-    pub delete_slice_keys: usize,
+    /// An entry that is about more keys than this is applied in slices of so many.
+    pub apply_slice_keys: usize,
     /// Names proposals and leases.
     pub request_ids: RequestIds,
     /// Draws the jitter of watch streams.
@@ -346,6 +347,8 @@ pub struct Member {
     half_applied: Option<(u64, raftpb::ConfState)>,
     /// Pages that the first of them waits for.
     apply_awaits: Vec<PageNo>,
+    /// The first of them, by its index: it is not decoded again for every slice.
+    decoded: Option<(u64, Payload)>,
     proposals: Proposals,
     /// Proposals that another member took into its log.
     passed: propose::Passed,
@@ -418,6 +421,7 @@ impl Member {
             apply_queue: VecDeque::new(),
             half_applied: None,
             apply_awaits: Vec::new(),
+            decoded: None,
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),

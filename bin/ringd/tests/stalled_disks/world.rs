@@ -190,7 +190,7 @@ fn member_config(number: usize, ids: wal::Identity, settings: Settings) -> membe
         election_ticks: ELECTION_TICKS,
         request_bytes_max: REQUEST_BYTES_MAX,
         txn_ops_max: 128,
-        delete_slice_keys: 2,
+        apply_slice_keys: 2,
         request_ids: lease::RequestIds::new(ids.member_id, 1),
         seed: number as u64 + 1,
         strict_reconfig_check: true,

@@ -160,7 +160,7 @@ impl Machine {
                     election_ticks: 10,
                     request_bytes_max: 1 << 20,
                     txn_ops_max: 128,
-                    delete_slice_keys: 2,
+                    apply_slice_keys: 2,
                     request_ids: lease::RequestIds::new(ids.member_id, 1),
                     seed: 1,
                     strict_reconfig_check: true,
