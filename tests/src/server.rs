@@ -281,6 +281,10 @@ impl Server {
         self.client_port
     }
 
+    pub fn peer_port(&self) -> u16 {
+        self.peer_port
+    }
+
     /// Moves the next start to other ports or onto one that is taken.
     pub fn set_client_port(&mut self, port: u16) {
         self.client_port = port;
