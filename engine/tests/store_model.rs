@@ -84,7 +84,7 @@ impl Requests {
     }
 
     fn lease(&mut self) -> i64 {
-        match self.random.chance(25) {
+        match self.random.chance(40) {
             true => self.random.below(6) as i64 - 1,
             false => 0,
         }
@@ -251,6 +251,19 @@ struct Machine {
     /// Applied after the last checkpoint, with what came of it.
     tail: Vec<(u64, InternalRaftRequest, Applied)>,
     misses: u64,
+    /// Loses everything after the last checkpoint at the next slice that leaves an entry half-applied.
+    crashes: bool,
+    met: Met,
+}
+
+/// What happened to entries that took slices.
+#[derive(Clone, Copy, Debug, Default)]
+struct Met {
+    deletes: u64,
+    revokes: u64,
+    txns: u64,
+    /// The rest of it was lost half-way.
+    crashes: u64,
 }
 
 fn options() -> Options {
@@ -291,6 +304,8 @@ impl Machine {
             index: 0,
             tail: Vec::new(),
             misses: 0,
+            crashes: false,
+            met: Met::default(),
         }
     }
 
@@ -313,6 +328,7 @@ impl Machine {
 
     fn apply_at(&mut self, index: u64, entry: &InternalRaftRequest) -> Applied {
         let slice = [1, 2, 3, usize::MAX][index as usize % 4];
+        let mut in_slices = 0;
         loop {
             let before = (self.store.revision(), self.store.applied());
             let at = (index, 1);
@@ -321,7 +337,18 @@ impl Machine {
                 Ok(None) => {
                     let after = (self.store.revision(), self.store.applied());
                     assert_eq!(before, after);
+                    assert!(self.store.is_applying());
+                    in_slices += 1;
+                    if in_slices == 1 {
+                        self.met.deletes += u64::from(entry.delete_range.is_some());
+                        self.met.revokes += u64::from(entry.lease_revoke.is_some());
+                        self.met.txns += u64::from(entry.txn.is_some());
+                    }
                     self.store.pages_mut().evict_some();
+                    if in_slices == 1 + index % 7 && std::mem::take(&mut self.crashes) {
+                        self.met.crashes += 1;
+                        self.restart();
+                    }
                 }
                 Err(ApplyError::Miss(miss)) => {
                     let after = (self.store.revision(), self.store.applied());
@@ -343,9 +370,10 @@ impl Machine {
             missing.pages.clear();
             self.store.plan(&entry, &mut missing);
         }
-        self.index += 1;
-        let applied = self.apply_at(self.index, &entry);
-        self.tail.push((self.index, entry, applied.clone()));
+        let index = self.index + 1;
+        let applied = self.apply_at(index, &entry);
+        self.index = index;
+        self.tail.push((index, entry, applied.clone()));
         applied
     }
 
@@ -363,7 +391,8 @@ impl Machine {
     /// Starts again from the last checkpoint and replays the rest: with the same answers.
     fn restart(&mut self) {
         let opened = Pages::open(Arc::new(self.file.clone()), page_options()).unwrap();
-        let index = self.index - self.tail.len() as u64;
+        let first = self.tail.first().map_or(self.index + 1, |first| first.0);
+        let index = first - 1;
         self.store = match opened.meta {
             Some(meta) => Store::open(opened.pages, &meta, options()).unwrap(),
             None => Store::create(opened.pages, options()),
@@ -537,7 +566,7 @@ impl Watcher {
     }
 }
 
-fn run(seed: u64, steps: usize) {
+fn run(seed: u64, steps: usize) -> Met {
     eprintln!("seed {seed}");
     let mut requests = Requests {
         random: Random(seed),
@@ -554,8 +583,14 @@ fn run(seed: u64, steps: usize) {
         let planned = requests.random.chance(50);
         let compacts = entry.compaction.is_some();
         let text = format!("{entry:?}");
+        machine.crashes = requests.random.chance(25);
+        let crashes = machine.met.crashes;
         let applied = machine.apply(entry, planned);
+        machine.crashes = false;
         assert_eq!(applied.response, expected, "seed {seed}: {text}");
+        if machine.met.crashes > crashes {
+            watcher.open(&mut machine);
+        }
         assert_eq!(machine.store.revision(), model.revision);
         assert_eq!(machine.store.compacted(), model.compacted);
         (requests.revision, requests.compacted) = (model.revision, model.compacted);
@@ -602,6 +637,7 @@ fn run(seed: u64, steps: usize) {
         machine.misses,
         machine.store.pages().sync_loads()
     );
+    machine.met
 }
 
 /// After a finished compaction the rows are exactly the ones that etcd would keep.
@@ -626,8 +662,14 @@ fn compare_rows(machine: &mut Machine, model: &Model) {
 
 #[test]
 fn random_requests_are_answered_as_by_the_model() {
-    for seed in 1..=5 {
-        run(seed * 0x9e37_79b9, 700);
+    let met: Vec<Met> = (1..=5).map(|seed| run(seed * 0x9e37_79b9, 700)).collect();
+    for of in [
+        |met: &Met| met.deletes,
+        |met: &Met| met.revokes,
+        |met: &Met| met.txns,
+        |met: &Met| met.crashes,
+    ] {
+        assert!(met.iter().map(of).sum::<u64>() > 5, "{met:?}");
     }
 }
 

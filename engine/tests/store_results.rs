@@ -46,6 +46,39 @@ fn range(key: &str) -> RequestOp {
     }
 }
 
+fn delete(key: &str, end: &str) -> RequestOp {
+    let delete = DeleteRangeRequest {
+        key: key.as_bytes().to_vec().into(),
+        range_end: end.as_bytes().to_vec().into(),
+        prev_kv: true,
+    };
+    RequestOp {
+        request: Some(Request::RequestDeleteRange(delete)),
+    }
+}
+
+/// Puts, and deletes of these and others.
+fn put_and_delete(end: &str) -> TxnRequest {
+    let puts = ["e", "f", "g"].map(|key| RequestOp {
+        request: Some(Request::RequestPut(put(key, "v", LEASE))),
+    });
+    let nested = |ops: Vec<RequestOp>| RequestOp {
+        request: Some(Request::RequestTxn(TxnRequest {
+            success: ops,
+            ..Default::default()
+        })),
+    };
+    TxnRequest {
+        success: vec![
+            nested(puts.to_vec()),
+            nested(vec![range("f"), delete("d", end)]),
+            range("f"),
+            delete("h", ""),
+        ],
+        ..Default::default()
+    }
+}
+
 /// A put, and a look at a key beside it.
 fn put_and_look(key: &str, at: &str) -> TxnRequest {
     let put = RequestOp {
@@ -75,7 +108,7 @@ enum Step {
 struct Applying {
     store: Store,
     index: u64,
-    /// Keys of a delete that are looked at together.
+    /// Keys that are looked at together.
     slice_keys: usize,
 }
 
@@ -207,6 +240,14 @@ fn steps() -> Vec<(Step, Vec<Step>)> {
             Step::Change(member(7)),
             vec![Step::Change(member(8)), Step::Nothing],
         ),
+        (
+            entry!(txn: put_and_delete("f")),
+            vec![
+                entry!(txn: put_and_delete("g")),
+                entry!(txn: put_and_look("e", "f")),
+            ],
+        ),
+        (entry!(put: put("e", "1", LEASE)), vec![]),
         (revoke(LEASE), vec![revoke(LEASE + 1), Step::Nothing]),
         (Step::Nothing, vec![]),
     ]

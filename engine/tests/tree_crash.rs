@@ -8,7 +8,7 @@ use engine::{
     tree::Tree,
 };
 use std::{collections::BTreeMap, sync::Arc};
-use tree_world::{check, contents, options, World};
+use tree_world::{check, contents, options, World, EAGER};
 
 type Contents = BTreeMap<Vec<u8>, Vec<u8>>;
 
@@ -18,9 +18,12 @@ struct History {
     durable: u64,
 }
 
-/// The same changes and checkpoints each time, until the power goes.
+/// The same changes and checkpoints each time, until the power goes. Every other seed also moves pages meanwhile.
 fn scenario(seed: u64, power_lost_at: Option<u64>) -> (World, History) {
-    let mut world = World::new(seed, 300);
+    let mut world = match seed % 2 {
+        0 => World::new(seed, 300),
+        _ => World::relocating(seed, 300, EAGER),
+    };
     let base = world.file.operations();
     if let Some(at) = power_lost_at {
         world.file.lose_power_at(base + at);
@@ -38,7 +41,7 @@ fn scenario(seed: u64, power_lost_at: Option<u64>) -> (World, History) {
                 world.insert();
             }
         }
-        let job = world.pages.begin_checkpoint(&[world.tree], &[round as u8]);
+        let job = world.begin_checkpoint(&[round as u8]);
         let mut job = job.expect("none is running");
         let values = world.model.iter().map(|(k, (v, _))| (k.clone(), v.clone()));
         history.states.insert(job.checkpoint(), values.collect());
@@ -47,6 +50,7 @@ fn scenario(seed: u64, power_lost_at: Option<u64>) -> (World, History) {
                 Ok(Progress::Wrote(_)) => {
                     // Changes go on meanwhile.
                     world.insert();
+                    world.relocate(4);
                 }
                 Ok(Progress::Finished(done)) => {
                     history.durable = done.checkpoint();
@@ -89,8 +93,9 @@ fn recover(image: &SimFile, history: &History) -> u64 {
 
 #[test]
 fn power_lost_at_any_write_leaves_the_checkpoint_before_or_this_one() {
-    for seed in 0..3 {
+    for seed in 0..4 {
         let (world, _) = scenario(seed, None);
+        assert_eq!(world.moved_bytes() > 0, seed % 2 == 1);
         let operations = world.file.operations();
         assert!(operations > 30, "{operations} operations");
         let mut torn = 0;

@@ -3,11 +3,11 @@
 mod tree_world;
 
 use engine::{
-    page::{Pages, SimFile},
+    page::{Options, Pages, Relocation, SimFile},
     tree::{Defragment, Tree},
 };
 use std::{collections::BTreeSet, sync::Arc};
-use tree_world::{check, contents, options, settled, World};
+use tree_world::{check, contents, options, settled, World, EAGER};
 
 /// Page numbers whose content on the device differs between two images.
 fn changed(before: &[u8], after: &[u8]) -> BTreeSet<usize> {
@@ -27,7 +27,12 @@ fn in_use(image: &[u8]) -> BTreeSet<usize> {
 
 #[test]
 fn pages_are_written_again_only_when_both_meta_pages_are_past_them() {
-    let mut world = World::new(11, 500);
+    keeps_what_the_meta_pages_name(World::new(11, 500));
+    let world = keeps_what_the_meta_pages_name(World::relocating(11, 500, EAGER));
+    assert!(world.moved_bytes() > 0);
+}
+
+fn keeps_what_the_meta_pages_name(mut world: World) -> World {
     let mut images: Vec<Vec<u8>> = Vec::new();
     for round in 0..40 {
         for _ in 0..250 {
@@ -36,6 +41,7 @@ fn pages_are_written_again_only_when_both_meta_pages_are_past_them() {
             } else {
                 world.remove();
             }
+            world.relocate(4);
         }
         world.whole_checkpoint();
         images.push(world.file.durable());
@@ -57,6 +63,7 @@ fn pages_are_written_again_only_when_both_meta_pages_are_past_them() {
         }
     }
     assert!(reused > 0, "pages are used again some time");
+    world
 }
 
 #[test]
@@ -112,6 +119,104 @@ fn defragmentation_shortens_the_file_while_the_tree_is_used() {
             .iter()
             .eq(world.model.iter().map(|(k, (v, _))| (k, v))));
     }
+}
+
+#[test]
+fn scattered_holes_become_whole_blocks_until_nothing_is_written() {
+    let rule = Relocation {
+        file_pages_min: 512,
+        ..Relocation::default()
+    };
+    let still = Relocation {
+        cost_share: 0,
+        ..rule
+    };
+    // What only leaves name that are not in memory is not moved, so all of them are.
+    let options = Options {
+        resident_bytes_max: 1 << 30,
+        ..options()
+    };
+    let mut moving = World::with(40, 60_000, rule, options.clone());
+    let mut still = World::with(40, 60_000, still, options);
+    let mut writes = Vec::new();
+    for world in [&mut moving, &mut still] {
+        (0..20_000).for_each(|_| world.insert());
+        world.whole_checkpoint();
+        // Most keys go again, all over the file; then a few change at a time.
+        while world.model.len() > 4_000 {
+            world.remove();
+        }
+        let mut before = 0;
+        for round in 0..60 {
+            if round == 30 {
+                before = world.file.operations();
+            }
+            (0..100).for_each(|_| world.insert());
+            world.whole_checkpoint();
+            while world.relocator.wants_step() {
+                world.relocate(64);
+            }
+        }
+        writes.push(world.file.operations() - before);
+    }
+    assert!(writes[0] * 3 < writes[1] * 2, "{writes:?} writes");
+    // Nothing else is written any more: what was begun ends.
+    let mut moved = Vec::new();
+    for _ in 0..12 {
+        moving.whole_checkpoint();
+        while moving.relocator.wants_step() {
+            moving.relocate(64);
+        }
+        moved.push(moving.moved_bytes());
+    }
+    assert_eq!(moved[4], moved[11], "{moved:?}");
+    moving.check();
+    moving.restart();
+    moving.check();
+}
+
+#[test]
+fn no_more_is_moved_than_a_share_of_what_is_written_anyway() {
+    let rule = Relocation {
+        cost_share: 4,
+        ..EAGER
+    };
+    let mut world = World::relocating(41, 4_000, rule);
+    let (mut written, mut moved) = (0, 0);
+    for round in 0..60 {
+        for n in 0..300 {
+            match (round + n) % 2 {
+                0 => world.insert(),
+                _ => world.remove(),
+            }
+        }
+        while world.relocator.wants_step() {
+            world.relocate(1);
+        }
+        let dirty = world.pages.dirty_bytes();
+        written += dirty.saturating_sub(world.moved_bytes() - moved);
+        moved = world.moved_bytes();
+        world.whole_checkpoint();
+    }
+    // One leaf with its large values may go beyond what was earned, and its path.
+    let most = written / 4 + (2 << 20);
+    assert!(
+        moved > 0 && moved <= most,
+        "{moved} moved, {written} written"
+    );
+}
+
+#[test]
+fn a_small_file_is_left_alone() {
+    let rule = Relocation {
+        file_pages_min: 1 << 20,
+        ..EAGER
+    };
+    let mut world = World::relocating(42, 2_000, rule);
+    for _ in 0..3000 {
+        world.step();
+    }
+    assert_eq!(world.moved_bytes(), 0);
 }
 
 fn defragment(walk: &mut Defragment, world: &mut World, trees: &mut [Tree]) -> bool {

@@ -20,6 +20,10 @@ use std::{
     time::Duration,
 };
 
+/// Connections that wait in the kernel to be accepted; the standard library's 128 are few when all clients of a server come
+/// back at once. The kernel lowers it to `net.core.somaxconn`.
+const WAITING_CONNECTIONS_MAX: libc::c_int = 4096;
+
 /// A listening socket. Binding fails when the port is taken: unlike glommio's own listener it does not set
 /// `SO_REUSEPORT` unless asked to.
 pub struct Listener {
@@ -36,6 +40,10 @@ impl Listener {
     /// Takes over a bound socket. Must be called on an executor.
     pub fn from_std(listener: std::net::TcpListener) -> io::Result<Listener> {
         let local = listener.local_addr()?;
+        // SAFETY: a call on a descriptor that `listener` keeps open; it only changes the queue's length.
+        if unsafe { libc::listen(listener.as_raw_fd(), WAITING_CONNECTIONS_MAX) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
         // SAFETY: the descriptor is a listening socket whose ownership moves into the glommio listener.
         let inner = unsafe { TcpListener::from_raw_fd(listener.into_raw_fd()) };
         Ok(Listener { inner, local })

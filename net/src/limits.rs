@@ -36,7 +36,8 @@ pub const STREAMS_OPEN_MAX: usize = 1 << 17;
 /// Ranges of stream ids that a client skipped and that we remember to tell "skipped" from "closed".
 pub const SKIPPED_RANGES_MAX: usize = 16;
 /// Streams that we closed before the peer had: frames in flight for them are dropped. As many as resets are allowed at
-/// once, so that a burst of early answers does not cost an innocent client its connection.
+/// once, so that a burst of early answers does not cost an innocent client its connection: a frame for a
+/// stream that is forgotten ends it. 16 bytes each.
 pub const RESET_STREAMS_REMEMBERED_MAX: usize = 1_000;
 pub const RESET_STREAMS_REMEMBERED_NS: u64 = SECOND_NS;
 

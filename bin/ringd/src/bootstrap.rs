@@ -66,8 +66,9 @@ const UNDURABLE_MS_MAX: u64 = 5_000;
 /// Changed pages that begin a checkpoint take this part of the memory limit at most: while one is written, several times as
 /// many are held.
 const DIRTY_SHARE: u64 = 32;
-/// A delete of more keys is applied in slices of so many: a million keys take 1.9 s, so a slice less than a millisecond.
-const DELETE_SLICE_KEYS: usize = 512;
+/// An entry that is about more keys is applied in slices of so many: to delete a million takes 1.9 s, so a slice less than a
+/// millisecond.
+const APPLY_SLICE_KEYS: usize = 512;
 /// Share of the memory limit that clean pages may stay resident in, in percent.
 const RESIDENT_PERCENT: u64 = 60;
 
@@ -359,6 +360,7 @@ fn peers_config(
         election_ns,
         request_timeout_ns: 5_000_000_000 + 2 * election_ns,
         unix_ms: unix_ms(),
+        inbound_max: peers::INBOUND_MAX,
     }
 }
 
@@ -385,7 +387,7 @@ fn member_config(config: &Config, draws: &Draws, ids: Identity) -> member::Confi
         election_ticks: config.election_ticks() as u32,
         request_bytes_max: config.max_request_bytes as usize,
         txn_ops_max: config.max_txn_ops as usize,
-        delete_slice_keys: DELETE_SLICE_KEYS,
+        apply_slice_keys: APPLY_SLICE_KEYS,
         request_ids: lease::RequestIds::new(ids.member_id, draws.unix_ms),
         seed: draws.member_seed,
         strict_reconfig_check: config.strict_reconfig_check,

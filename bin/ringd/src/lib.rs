@@ -7,6 +7,7 @@
 pub mod bootstrap;
 pub mod concurrency;
 pub mod config;
+pub mod descriptors;
 pub mod front;
 pub mod identity;
 pub mod logging;

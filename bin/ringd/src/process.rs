@@ -17,13 +17,12 @@ use std::{
 use crate::{
     caller,
     config::Config,
+    descriptors::RESERVED_DESCRIPTORS,
     logging::{os_text, Level, Log, Record},
 };
 
 /// Memory that io_uring must be allowed to lock, checked by value even for root: the driver checks it so.
 pub const LOCKED_MEMORY_BYTES_MIN: u64 = 512 << 10;
-/// Descriptors that files and peers need; only what is above is left for clients.
-pub const RESERVED_DESCRIPTORS: u64 = 150;
 /// Mode of directories that hold data.
 const DIRECTORY_MODE: u32 = 0o700;
 const LOCK_FILE: &str = "lock";
@@ -70,8 +69,9 @@ pub fn arm_disk_faults() -> Result<(), String> {
     }
 }
 
-/// Checks the limits and io_uring. Must pass before the first executor is made, which would panic instead.
-pub fn preflight() -> Result<(), PreflightError> {
+/// Checks the limits and io_uring, and returns the limit of open files. Must pass before the first executor is made, which
+/// would panic instead.
+pub fn preflight() -> Result<u64, PreflightError> {
     let (locked, _) = limits(libc::RLIMIT_MEMLOCK);
     if locked < LOCKED_MEMORY_BYTES_MIN {
         return Err(PreflightError::LockedMemory {
@@ -82,7 +82,7 @@ pub fn preflight() -> Result<(), PreflightError> {
     if descriptors <= RESERVED_DESCRIPTORS {
         return Err(PreflightError::Descriptors { limit: descriptors });
     }
-    probe_io_uring()
+    probe_io_uring().map(|()| descriptors)
 }
 
 /// Soft and hard limit.
@@ -613,7 +613,7 @@ mod tests {
     #[test]
     fn this_machine_passes_or_says_why() {
         match preflight() {
-            Ok(()) => {}
+            Ok(limit) => assert!(limit > RESERVED_DESCRIPTORS),
             Err(error) => assert!(!error.to_string().is_empty()),
         }
         let text = PreflightError::LockedMemory {

@@ -4,6 +4,7 @@ use crate::logging::Log;
 use crate::{
     bootstrap, config,
     config::{Config, Loaded},
+    descriptors::Shares,
     error,
     front::Front,
     info, methods,
@@ -80,7 +81,7 @@ pub fn run() -> i32 {
 
 fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     let config = &loaded.config;
-    process::preflight()?;
+    let shares = Shares::of(process::preflight()?);
     process::arm_disk_faults()?;
     let directory = process::open_data_directory(config)?;
     for note in &directory.notes {
@@ -120,6 +121,7 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
     // Recovery may have taken its time, and the shell's clock begins now.
     let transport = Transport::new(peers::Config {
         unix_ms: bootstrap::unix_ms(),
+        inbound_max: shares.peers_served(),
         ..started.peers
     });
     let server = Server::new(front, started.member, transport);
@@ -136,7 +138,7 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         }
         config::WalIo::Ring => WalIo::Ring,
     };
-    let shell = Shell::new(server, started.files, started.page_dir, wal_io)?;
+    let shell = Shell::new(server, started.files, started.page_dir, wal_io, shares)?;
     if let Some(found) = &shell.measured {
         info!(log, "measured the write-ahead log's directory",
             "direct" => found.direct,

@@ -233,8 +233,9 @@ impl Server {
         self.member.step(Input::Wake, now_ns);
     }
 
-    /// Runs until nothing is left to decide.
-    pub fn settle(&mut self, now_ns: u64, operations: &mut Vec<Operation>) {
+    /// Runs until nothing is left to decide, or something should leave first: true then, and it is to be called again.
+    #[must_use]
+    pub fn settle(&mut self, now_ns: u64, operations: &mut Vec<Operation>) -> bool {
         if !std::mem::replace(&mut self.introduced, true) {
             self.set_members(now_ns);
         }
@@ -251,6 +252,9 @@ impl Server {
             self.effects = effects;
             self.run_demands(now_ns);
             self.run_steps(now_ns);
+            if self.member.wants_settle() {
+                break;
+            }
         }
         self.peers.take_actions(&mut self.actions);
         operations.extend(self.actions.drain(..).map(|action| match action {
@@ -268,6 +272,7 @@ impl Server {
         }));
         self.front
             .set_role(self.member.has_leader(), !self.member.serves_clients());
+        self.member.wants_settle()
     }
 
     /// Whether there is background work for an otherwise idle moment.

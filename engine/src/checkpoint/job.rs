@@ -10,7 +10,7 @@ use crate::{
     map::Map,
     page::{
         extent_pages, Extent, Generation, Header, Kind, PageFile, PageNo, Pages, SpaceImage,
-        HEADER_BYTES, PAGE_BYTES,
+        HEADER_BYTES, PAGE_BYTES, RUN_PAGES,
     },
 };
 use std::{
@@ -340,7 +340,11 @@ impl CheckpointJob {
             (index.free, index.retired) = image.into_runs(self.completed.number);
         }
         // One entry more is counted than there may be, for what stays over of the reservation.
-        let len = index.bytes() + EXTENT;
+        let mut len = index.bytes() + EXTENT;
+        if reserve.pages % RUN_PAGES == 0 {
+            // It has whole runs for itself.
+            len = len.max(bytes_of(reserve) - HEADER_BYTES);
+        }
         let pages = extent_pages(len).min(reserve.pages);
         self.spare = Extent {
             start: PageNo(reserve.start.0 + pages),
@@ -431,5 +435,39 @@ mod tests {
         tree.insert(&mut pages, b"one more", &[], 1).unwrap();
         let job = pages.begin_checkpoint(&[tree], &[]).unwrap();
         assert!(!job.is_behind(), "the pressure was on the last one");
+    }
+
+    #[test]
+    fn a_long_index_has_whole_runs_and_is_found_again() {
+        let file = Arc::new(crate::page::SimFile::new());
+        let options = crate::page::Options {
+            create: true,
+            ..Default::default()
+        };
+        let mut pages = Pages::open(file.clone(), options.clone()).unwrap().pages;
+        let taken: Vec<PageNo> = (0..20_000).map(|_| pages.space.take(1)).collect();
+        for start in taken.into_iter().step_by(2) {
+            pages.space.free(Extent { start, pages: 1 });
+        }
+        let mut tree = Tree::new();
+        let (mut indexes, mut highs) = (Vec::new(), Vec::new());
+        for n in 0..12u32 {
+            tree.insert(&mut pages, &n.to_be_bytes(), &[1; 100], 1)
+                .unwrap();
+            let job = pages.begin_checkpoint(&[tree], &[]).unwrap();
+            pages.checkpoint_done(job.run().unwrap());
+            indexes.push(pages.completed.index);
+            highs.push(pages.space.high());
+        }
+        let whole = |index: &Extent| index.pages % RUN_PAGES == 0 && index.start.0 % RUN_PAGES == 0;
+        assert!(indexes.iter().all(whole), "{indexes:?}");
+        assert_eq!(highs[6], highs[11], "{highs:?}");
+        let opened = Pages::open(file, options).unwrap();
+        assert_eq!(opened.report.fell_back, None);
+        assert_eq!(opened.pages.completed.index, indexes[11]);
+        let free = |pages: &Pages| pages.space.free_space().free_pages;
+        assert!(free(&opened.pages).abs_diff(free(&pages)) <= 2 * 128);
+        let value = tree.get(&opened.pages, &3u32.to_be_bytes());
+        assert!(value.is_err(), "its page is not resident yet");
     }
 }

@@ -84,14 +84,11 @@ impl Pages {
         self.shrink_checkpoints = self.shrink_checkpoints.saturating_sub(1);
         if shrink {
             self.space.leave_run();
+            self.space.forget_homes();
         }
         let runs_max = self.writes_max();
         let index_bytes = index::bytes_max(runs_max, self.space.runs_max());
-        let reserve = extent_pages(index_bytes);
-        let reserve = Extent {
-            start: self.space.take(reserve),
-            pages: reserve,
-        };
+        let reserve = self.space.take_index(extent_pages(index_bytes));
         self.index_reserve = Some(reserve);
         self.space.seal(number);
         let image = self.space.image();
@@ -139,6 +136,11 @@ impl Pages {
     /// Whether checkpoints are still to come that cut the file's end off, after a [`crate::tree::Defragment`].
     pub fn is_shrinking(&self) -> bool {
         self.shrink_checkpoints > 0
+    }
+
+    /// Whether the file's end is being emptied, or cut off.
+    pub(crate) fn is_being_emptied(&self) -> bool {
+        self.space.is_compacting() || self.is_shrinking()
     }
 
     pub(crate) fn settle_space(&mut self) {

@@ -3,9 +3,9 @@
 //! A request is evaluated against the trees and its own earlier changes. Nothing is written until the whole request
 //! has succeeded and all its pages are at hand, so a refused request or a missing page needs no undoing.
 
-use super::key_range::KeyRange;
+use super::key_range::{KeyRange, Progress};
 use super::kv::Kv;
-use super::read::{Found, Reader};
+use super::read::{Found, Reader, Seen};
 use super::revision::Revision;
 use super::write::NewVersion;
 use crate::error::RequestError;
@@ -41,6 +41,16 @@ pub struct Batch {
     main: i64,
     changes: Vec<Change>,
     latest: BTreeMap<Bytes, Latest>,
+    /// Nobody reads its changes before they are written: they are not looked up by key, and come in the order of the keys.
+    is_write_only: bool,
+}
+
+/// A range on its way to be deleted.
+#[derive(Clone, Debug, Default)]
+pub struct Deletion {
+    progress: Progress,
+    pub deleted: i64,
+    pub previous: Vec<KeyValue>,
 }
 
 /// What a key looks like inside the transaction.
@@ -59,6 +69,15 @@ impl Batch {
             main,
             changes: Vec::new(),
             latest: BTreeMap::new(),
+            is_write_only: false,
+        }
+    }
+
+    /// For a request that reads none of its own changes, and makes them in the order of their keys.
+    pub fn write_only(main: i64) -> Batch {
+        Batch {
+            is_write_only: true,
+            ..Batch::new(main)
         }
     }
 
@@ -78,6 +97,11 @@ impl Batch {
         &self.changes[index]
     }
 
+    /// The changes in their order, and the latest of each key in that of the keys: the latter only where they are looked up.
+    pub fn into_parts(self) -> (Vec<Change>, BTreeMap<Bytes, Latest>) {
+        (self.changes, self.latest)
+    }
+
     pub fn sub_of(&self, change: usize) -> i64 {
         change as i64
     }
@@ -95,12 +119,16 @@ impl Batch {
         &'a self,
         range: &KeyRange<'_>,
     ) -> std::collections::btree_map::Range<'a, Bytes, Latest> {
-        debug_assert!(!range.is_empty());
+        debug_assert!(!range.is_empty() && !self.is_write_only);
         self.latest.range::<[u8], _>(range.bounds())
     }
 
     fn record(&mut self, change: Change, was_live: bool) {
         let index = self.changes.len();
+        if self.is_write_only {
+            debug_assert!(self.changes.last().is_none_or(|last| last.key < change.key));
+            return self.changes.push(change);
+        }
         let latest = self.latest.entry(change.key.clone()).or_insert(Latest {
             change: index,
             was_live,
@@ -163,28 +191,56 @@ impl Batch {
         }))
     }
 
-    /// Evaluates a delete and returns what it removes.
+    /// Goes on with a delete by up to `keys_left` keys, live or not, which are taken off, and tells whether that was the last
+    /// of it. What came before a miss is kept.
     pub fn delete_range(
         &mut self,
         reader: &Reader<'_>,
         delete: &DeleteRangeRequest,
-    ) -> Result<(i64, Vec<KeyValue>), Miss> {
-        let range = KeyRange::new(&delete.key, &delete.range_end);
+        deletion: &mut Deletion,
+        keys_left: &mut usize,
+    ) -> Result<bool, Miss> {
         let mut tombstones = Vec::new();
-        let mut previous = Vec::new();
-        let mut walk = reader.walk(range, None, Some(self));
-        while let Some(found) = walk.next()? {
-            if delete.prev_kv {
-                previous.push(found.message(reader, false)?);
-            }
-            tombstones.push((tombstone(&found), !found.is_pending()));
-        }
-        drop(walk);
-        let deleted = tombstones.len() as i64;
+        let looked = self.look_for_live(reader, delete, deletion, keys_left, &mut tombstones);
+        deletion.deleted += tombstones.len() as i64;
         for (change, was_live) in tombstones {
             self.record(change, was_live);
         }
-        Ok((deleted, previous))
+        looked
+    }
+
+    fn look_for_live(
+        &self,
+        reader: &Reader<'_>,
+        delete: &DeleteRangeRequest,
+        deletion: &mut Deletion,
+        keys_left: &mut usize,
+        tombstones: &mut Vec<(Change, bool)>,
+    ) -> Result<bool, Miss> {
+        let progress = deletion.progress.clone();
+        let Some(range) = progress.rest(&delete.key, &delete.range_end) else {
+            return Ok(true);
+        };
+        let batch = (!self.is_write_only).then_some(self);
+        let mut walk = reader.walk(range, None, batch);
+        while *keys_left > 0 {
+            let Some(seen) = walk.next_of_any()? else {
+                return Ok(true);
+            };
+            let key = match &seen {
+                Seen::Dead(key) => key,
+                Seen::Live(found) => {
+                    if delete.prev_kv {
+                        deletion.previous.push(found.message(reader, false)?);
+                    }
+                    tombstones.push((tombstone(found), !found.is_pending()));
+                    &found.key
+                }
+            };
+            *keys_left -= 1;
+            deletion.progress.pass(key);
+        }
+        Ok(false)
     }
 
     /// Deletes one key that is live, for a revoked lease.

@@ -1,7 +1,7 @@
 //! The conditions of a transaction.
 
-use super::key_range::KeyRange;
-use super::read::{Found, Reader};
+use super::key_range::Progress;
+use super::read::{Found, Reader, Seen};
 use crate::page::Miss;
 use crate::planted::{planted, Fault};
 use proto::etcdserverpb::{
@@ -10,34 +10,76 @@ use proto::etcdserverpb::{
 };
 use std::cmp::Ordering;
 
+/// How far conditions are looked at.
+#[derive(Clone, Debug, Default)]
+pub struct Comparison {
+    /// Conditions that hold.
+    held: usize,
+    /// Of the next one.
+    progress: Progress,
+    /// Whether it was about any live key so far.
+    is_live: bool,
+}
+
 impl Reader<'_> {
-    /// Whether every condition holds in the store as it is; true for an empty list.
-    pub fn compare_all(&self, compares: &[Compare]) -> Result<bool, Miss> {
-        for compare in compares {
-            if !self.compare(compare)? {
-                return Ok(false);
+    /// Whether every condition holds in the store as it is; true for an empty list. Looks at up to `keys_left` keys, which are
+    /// taken off. `None`: there are more, and `comparison` says where to go on, as it does after a miss.
+    pub fn compare_all(
+        &self,
+        compares: &[Compare],
+        comparison: &mut Comparison,
+        keys_left: &mut usize,
+    ) -> Result<Option<bool>, Miss> {
+        while let Some(compare) = compares.get(comparison.held) {
+            match self.compare(compare, comparison, keys_left)? {
+                None => return Ok(None),
+                Some(false) => return Ok(Some(false)),
+                Some(true) => {
+                    *comparison = Comparison {
+                        held: comparison.held + 1,
+                        ..Comparison::default()
+                    };
+                }
             }
             if planted(Fault::CompareFirstOnly) {
                 break;
             }
         }
-        Ok(true)
+        Ok(Some(true))
     }
 
-    fn compare(&self, compare: &Compare) -> Result<bool, Miss> {
-        let range = KeyRange::new(&compare.key, &compare.range_end);
-        let mut walk = self.walk(range, None, None);
-        let mut any = false;
-        while let Some(found) = walk.next()? {
-            any = true;
-            if !self.holds(compare, Some(&found))? {
-                return Ok(false);
+    fn compare(
+        &self,
+        compare: &Compare,
+        comparison: &mut Comparison,
+        keys_left: &mut usize,
+    ) -> Result<Option<bool>, Miss> {
+        let progress = comparison.progress.clone();
+        if let Some(range) = progress.rest(&compare.key, &compare.range_end) {
+            let mut walk = self.walk(range, None, None);
+            loop {
+                if *keys_left == 0 {
+                    return Ok(None);
+                }
+                let key = match walk.next_of_any()? {
+                    None => break,
+                    Some(Seen::Dead(key)) => key,
+                    Some(Seen::Live(found)) => {
+                        if !self.holds(compare, Some(&found))? {
+                            return Ok(Some(false));
+                        }
+                        comparison.is_live = true;
+                        found.key
+                    }
+                };
+                *keys_left -= 1;
+                comparison.progress.pass(&key);
             }
         }
-        if any {
-            return Ok(true);
+        if comparison.is_live {
+            return Ok(Some(true));
         }
-        self.holds(compare, None)
+        self.holds(compare, None).map(Some)
     }
 
     /// Whether a condition holds for one key, or for a range without any.

@@ -12,6 +12,31 @@ pub enum KeyRange<'a> {
     From(&'a [u8]),
 }
 
+/// How far a range is through that is gone through bit by bit.
+#[derive(Clone, Debug, Default)]
+pub struct Progress {
+    /// The first key that can follow.
+    next: Option<Vec<u8>>,
+}
+
+impl Progress {
+    pub fn pass(&mut self, key: &[u8]) {
+        let next = self.next.get_or_insert_default();
+        next.clear();
+        next.extend_from_slice(key);
+        next.push(0);
+    }
+
+    /// What is left of a range; `None` of one key that is passed.
+    pub fn rest<'a>(&'a self, key: &'a [u8], range_end: &'a [u8]) -> Option<KeyRange<'a>> {
+        match &self.next {
+            Some(_) if range_end.is_empty() => None,
+            Some(next) => Some(KeyRange::new(next, range_end)),
+            None => Some(KeyRange::new(key, range_end)),
+        }
+    }
+}
+
 impl<'a> KeyRange<'a> {
     pub fn new(key: &'a [u8], range_end: &'a [u8]) -> KeyRange<'a> {
         match range_end {

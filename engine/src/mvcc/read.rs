@@ -486,20 +486,22 @@ impl<'p> Walk<'p> {
     #[allow(clippy::should_implement_trait)] // fallible, as the tree's cursor
     pub fn next(&mut self) -> Result<Option<Found<'p>>, Miss> {
         loop {
-            if self.ahead.is_none() {
-                self.ahead = self.next_cell()?;
-            }
-            if let Some(taken) = self.next_pending() {
-                match taken {
-                    Some(found) => return Ok(Some(found)),
-                    None => continue,
-                }
-            }
-            match self.next_seen()? {
+            match self.next_of_any()? {
                 Some(Seen::Live(found)) => return Ok(Some(found)),
                 Some(Seen::Dead(_)) => {}
                 None => return Ok(None),
             }
+        }
+    }
+
+    /// One key further, live or not. After a miss the walk is where it was.
+    pub(crate) fn next_of_any(&mut self) -> Result<Option<Seen<'p>>, Miss> {
+        if self.ahead.is_none() {
+            self.ahead = self.next_cell()?;
+        }
+        match self.next_pending() {
+            Some(seen) => Ok(Some(seen)),
+            None => self.next_seen(),
         }
     }
 
@@ -549,8 +551,8 @@ impl<'p> Walk<'p> {
         }
     }
 
-    /// The transaction's own change, if it comes next: `Some(None)` for a key that it deleted.
-    fn next_pending(&mut self) -> Option<Option<Found<'p>>> {
+    /// The transaction's own change, if it comes next.
+    fn next_pending(&mut self) -> Option<Seen<'p>> {
         let (batch, pending) = self.pending.as_mut()?;
         let (key, latest) = pending.peek()?;
         if let Some((stored, _)) = &self.ahead {
@@ -560,8 +562,11 @@ impl<'p> Walk<'p> {
                 std::cmp::Ordering::Greater => {}
             }
         }
-        let found = Found::pending(batch, latest);
+        let seen = match Found::pending(batch, latest) {
+            Some(found) => Seen::Live(found),
+            None => Seen::Dead(Cow::Borrowed(&key[..])),
+        };
         pending.next();
-        Some(found)
+        Some(seen)
     }
 }

@@ -12,6 +12,7 @@
 //!
 //! The page space knows nothing of trees; a page's bytes behind its header belong to its user.
 
+mod blocks;
 mod buffer;
 mod error;
 mod fetch;
@@ -25,6 +26,7 @@ mod sim;
 mod slab;
 mod space;
 
+pub use blocks::Relocation;
 pub use buffer::AlignedBuf;
 pub use error::{OpenError, PageError, PageFault};
 pub use fetch::{FetchDone, FetchJob};
@@ -42,7 +44,8 @@ pub(crate) use fetch::Shape;
 pub(crate) use frames::Generation;
 pub(crate) use header::{extent_pages, Header, Kind, HEADER_BYTES};
 pub(crate) use header::{level, u16_at, u32_at, u64_at};
-pub(crate) use space::{Extent, Space, SpaceImage};
+pub use space::FreeSpace;
+pub(crate) use space::{Extent, Space, SpaceImage, RUN_PAGES};
 
 use crate::{
     checkpoint::{Completed, Demand},
@@ -241,6 +244,15 @@ impl Pages {
     /// Bytes of it that nothing needs, or only an older checkpoint or a pin.
     pub fn free_bytes(&self) -> u64 {
         self.space.free_below_high() * PAGE_BYTES as u64
+    }
+
+    /// Up to this length the file may grow so that half of it is free, for the sake of long writes; beyond it a quarter.
+    pub fn set_roomy(&mut self, bytes: u64) {
+        self.space.set_roomy(bytes / PAGE_BYTES as u64);
+    }
+
+    pub fn free_space(&self) -> FreeSpace {
+        self.space.free_space()
     }
 
     /// The pages of the file that the newest checkpoint needs, or waits for an older one: for tools and tests.

@@ -4,16 +4,31 @@
 //! handed out from one run at a time, so that what a checkpoint writes is contiguous. A page given up that a durable
 //! checkpoint may still name is *retired*: it waits until two newer meta pages are durable and no pin needs it.
 
+mod emptying;
+
 use super::{PageNo, META_PAGES};
-use std::{collections::VecDeque, sync::Arc};
+use std::{
+    collections::{BTreeSet, VecDeque},
+    sync::Arc,
+};
 
 /// Pages of a run: one word.
 pub(crate) const RUN_PAGES: u32 = 64;
 const RUN_FREE: u64 = u64::MAX;
-/// While less than one in so many pages is free in fragments the file grows rather than using them.
+/// While less than one in so many pages is free the file grows rather than using fragments of runs.
 const FRAGMENT_SHARE: u64 = 4;
+/// The same where the file has room to grow. Where pages are given up all over a file, runs can only be emptied at a bearable
+/// price when half of it is free.
+const FRAGMENT_SHARE_ROOMY: u64 = 2;
 /// A fragmented word is worth a visit from so many free pages up.
 const FRAGMENT_PAGES_MIN: u32 = 8;
+/// With so many no emptier one is looked for.
+const FRAGMENT_PAGES_GOOD: u32 = 48;
+
+/// A checkpoint's index of more pages has whole runs for itself.
+const INDEX_PAGES_SHORT: u32 = 16;
+/// Places kept for indexes: that of the newest checkpoint, those that wait for older ones, and one more.
+const HOMES_MAX: usize = 6;
 
 /// Contiguous pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +41,19 @@ impl Extent {
     pub(crate) fn end(self) -> u32 {
         self.start.0.saturating_add(self.pages)
     }
+}
+
+/// How the free pages of a file lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FreeSpace {
+    /// Pages up to the last one in use.
+    pub file_pages: u64,
+    /// Those of them that can be handed out.
+    pub free_pages: u64,
+    /// Those of the free ones that fill aligned blocks of 64, which a checkpoint writes in one piece.
+    pub whole_block_pages: u64,
+    /// Given up, and kept for an older checkpoint or a pin.
+    pub waiting_pages: u64,
 }
 
 /// Pages retired by one generation.
@@ -45,11 +73,19 @@ pub(crate) struct Space {
     next: u32,
     /// Where the search for fragments goes on.
     fragment: usize,
+    /// A file of fewer runs has room to grow.
+    roomy_words: usize,
+    /// Runs that long indexes have, or had and come back to: nothing else is put there.
+    homes: VecDeque<Extent>,
     /// One past the highest page in use.
     high: u32,
     retired: Vec<Extent>,
     retired_pages: u64,
     waiting: VecDeque<Retired>,
+    /// Runs that are being emptied, or will be free as a whole when what was retired is: no fragments are taken from them.
+    emptying: BTreeSet<u32>,
+    /// Runs that could not be emptied.
+    stubborn: BTreeSet<u32>,
     /// Hand out the lowest pages, whole runs or not: while the file's end is being emptied.
     is_compacting: bool,
     /// Pages given up twice: always zero unless the file lies or the code is wrong. The invariant checker reports it.
@@ -73,10 +109,14 @@ impl Space {
             run: 0,
             next: 0,
             fragment: 0,
+            roomy_words: 0,
+            homes: VecDeque::new(),
             high: META_PAGES,
             retired: Vec::new(),
             retired_pages: 0,
             waiting: VecDeque::new(),
+            emptying: BTreeSet::new(),
+            stubborn: BTreeSet::new(),
             is_compacting: false,
             anomalies: 0,
         };
@@ -117,6 +157,21 @@ impl Space {
         self.free - beyond + self.retired_pages
     }
 
+    pub(crate) fn free_space(&self) -> FreeSpace {
+        let below = (self.high / RUN_PAGES) as usize;
+        let whole: u32 = self.whole[..below / 64]
+            .iter()
+            .chain([&(self.whole.get(below / 64).unwrap_or(&0) & ((1 << (below % 64)) - 1))])
+            .map(|words| words.count_ones())
+            .sum();
+        FreeSpace {
+            file_pages: u64::from(self.high),
+            free_pages: self.free_below_high() - self.retired_pages,
+            whole_block_pages: u64::from(whole * RUN_PAGES),
+            waiting_pages: self.retired_pages,
+        }
+    }
+
     pub(crate) fn is_free(&self, no: u32) -> bool {
         match self.words.get((no / RUN_PAGES) as usize) {
             Some(word) => word >> (no % RUN_PAGES) & 1 == 1,
@@ -136,6 +191,50 @@ impl Space {
         self.mark(start, pages, false);
         self.high = self.high.max(start + pages);
         PageNo(start)
+    }
+
+    /// Hands out the place of a checkpoint's index. A long one has whole runs for itself, and comes back to those of an older
+    /// one: among scattered holes there is seldom a place for it, and the file would grow with every checkpoint.
+    pub(crate) fn take_index(&mut self, pages: u32) -> Extent {
+        if pages <= INDEX_PAGES_SHORT || self.is_compacting {
+            let start = self.take(pages);
+            return Extent { start, pages };
+        }
+        let pages = pages.next_multiple_of(RUN_PAGES);
+        let is_vacant = |home: &&Extent| {
+            let runs = home.start.0 / RUN_PAGES..home.end() / RUN_PAGES;
+            home.pages >= pages
+                && self.words[runs.start as usize..runs.end as usize]
+                    .iter()
+                    .all(|w| *w == RUN_FREE)
+        };
+        let vacant = self.homes.iter().find(is_vacant).map(|home| home.start);
+        let start = vacant.unwrap_or_else(|| self.take(pages));
+        let home = Extent { start, pages };
+        match vacant {
+            Some(PageNo(start)) => {
+                self.mark(start, pages, false);
+                self.high = self.high.max(start + pages);
+            }
+            None => {
+                if self.homes.len() == HOMES_MAX {
+                    self.homes.pop_front();
+                }
+                self.homes.push_back(home);
+            }
+        }
+        home
+    }
+
+    fn is_home(&self, run: usize) -> bool {
+        let start = run as u32 * RUN_PAGES;
+        let is_in = |home: &Extent| (home.start.0..home.end()).contains(&start);
+        self.homes.iter().any(is_in)
+    }
+
+    /// The next indexes are put wherever other pages are.
+    pub(crate) fn forget_homes(&mut self) {
+        self.homes.clear();
     }
 
     /// Whether so many contiguous pages would be handed out below a mark, while the file's end is being emptied.
@@ -164,7 +263,7 @@ impl Space {
                     return self.run as u32 * RUN_PAGES + bit;
                 }
             }
-            self.next_run(true);
+            self.next_run(1);
         }
     }
 
@@ -177,7 +276,7 @@ impl Space {
         }
         for fresh in [false, true] {
             if fresh {
-                self.next_run(false);
+                self.next_run(pages);
             }
             let mut bit = self.next;
             while bit + pages <= RUN_PAGES {
@@ -190,7 +289,7 @@ impl Space {
                 bit = 64 - used.leading_zeros();
             }
         }
-        unreachable!("a whole run holds {pages} pages")
+        unreachable!("a run was turned to that has {pages} pages in a row")
     }
 
     /// More than a run: whole runs in a row, else the end of the file.
@@ -198,7 +297,7 @@ impl Space {
         let wanted = pages.div_ceil(RUN_PAGES) as usize;
         let mut row = 0;
         for (at, word) in self.words.iter().enumerate() {
-            row = if *word == RUN_FREE && at != self.run {
+            row = if *word == RUN_FREE && at != self.run && !self.is_home(at) {
                 row + 1
             } else {
                 0
@@ -212,45 +311,90 @@ impl Space {
         start as u32 * RUN_PAGES
     }
 
-    /// Turns to the lowest whole run, to a fragmented one if there is too much of those, or to a new one at the end.
-    fn next_run(&mut self, fragments: bool) {
+    /// Turns to the lowest whole run, to a fragmented one with so many pages in a row if there is too much of those, or to a
+    /// new one at the end.
+    fn next_run(&mut self, pages: u32) {
         self.next = 0;
-        if self.is_compacting && fragments {
+        if self.is_compacting && pages == 1 {
             if let Some(at) = self.words.iter().position(|w| *w != 0) {
                 self.run = at;
                 return;
             }
         }
-        let whole = self.whole.iter().position(|w| *w != 0);
-        if let Some(at) = whole {
-            self.run = at * 64 + self.whole[at].trailing_zeros() as usize;
+        let total = self.words.len() as u64 * u64::from(RUN_PAGES);
+        let share = match self.words.len() < self.roomy_words {
+            true => FRAGMENT_SHARE_ROOMY,
+            false => FRAGMENT_SHARE,
+        };
+        let many_fragments = self.free * share > total;
+        if let Some(at) = self.lowest_whole() {
+            self.run = at;
             return;
         }
-        let total = self.words.len() as u64 * u64::from(RUN_PAGES);
-        if fragments && self.free * FRAGMENT_SHARE > total {
-            let count = self.words.len();
-            for step in 0..count {
-                let at = (self.fragment + step) % count;
-                if self.words[at].count_ones() >= FRAGMENT_PAGES_MIN {
-                    self.fragment = at + 1;
-                    self.run = at;
-                    return;
-                }
+        if many_fragments {
+            if let Some(at) = self.best_fragment(pages) {
+                (self.run, self.fragment) = (at, at + 1);
+                return;
             }
         }
         self.run = self.words.len();
         self.grow(1);
     }
 
+    fn lowest_whole(&self) -> Option<usize> {
+        for (at, word) in self.whole.iter().enumerate() {
+            let mut rest = *word;
+            while rest != 0 {
+                let run = at * 64 + rest.trailing_zeros() as usize;
+                if !self.is_home(run) {
+                    return Some(run);
+                }
+                rest &= rest - 1;
+            }
+        }
+        None
+    }
+
+    /// The emptiest run that has so many free pages in a row, or one that is empty enough.
+    fn best_fragment(&self, pages: u32) -> Option<usize> {
+        let (count, mut best, mut most) = (self.words.len(), None, FRAGMENT_PAGES_MIN - 1);
+        for step in 0..count {
+            let at = (self.fragment + step) % count;
+            let word = self.words[at];
+            let free = word.count_ones();
+            if free > most
+                && !self.emptying.contains(&(at as u32))
+                && !self.is_home(at)
+                && (pages == 1 || longest_hole(word) >= pages)
+            {
+                (best, most) = (Some(at), free);
+                if free >= FRAGMENT_PAGES_GOOD {
+                    break;
+                }
+            }
+        }
+        best
+    }
+
     /// Begins or ends to hand out the lowest pages.
     pub(crate) fn set_compacting(&mut self, is_compacting: bool) {
         self.is_compacting = is_compacting;
+        self.forget_homes();
         self.leave_run();
     }
 
     /// Goes on in the lowest run that there is now.
     pub(crate) fn leave_run(&mut self) {
         self.next = RUN_PAGES;
+    }
+
+    pub(crate) fn is_compacting(&self) -> bool {
+        self.is_compacting
+    }
+
+    /// Says up to which length the file has room to grow.
+    pub(crate) fn set_roomy(&mut self, pages: u64) {
+        self.roomy_words = usize::try_from(pages / u64::from(RUN_PAGES)).unwrap_or(usize::MAX);
     }
 
     /// Pages below `high` that are in use.
@@ -281,6 +425,10 @@ impl Space {
                 self.anomalies += u64::from(end - at);
                 return;
             };
+            if !free && *value == RUN_FREE {
+                // It is whole, so there is nothing more to empty.
+                self.emptying.remove(&(word as u32));
+            }
             let changed = if free { !*value & bits } else { *value & bits };
             *value ^= changed;
             let changed = u64::from(changed.count_ones());
@@ -445,5 +593,62 @@ impl SpaceImage {
             entry.extents.iter().for_each(|e| space.free(*e));
         }
         (space.free_runs(), retired)
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A file of so many runs with every other page free.
+    pub(super) fn scattered(runs: u32) -> Space {
+        let high = runs * RUN_PAGES;
+        let holes = (META_PAGES..high).filter(|no| no % 2 == 1);
+        let hole = |no| Extent {
+            start: PageNo(no),
+            pages: 1,
+        };
+        let free: Vec<Extent> = holes.map(hole).collect();
+        Space::restore(high, &free, Vec::new(), 0)
+    }
+
+    #[test]
+    fn a_long_index_finds_the_place_of_an_older_one() {
+        let mut space = scattered(100);
+        let (mut index, mut highs) = (None, Vec::new());
+        for generation in 1..40 {
+            // What changes: as many pages given up as taken.
+            let taken: Vec<u32> = (0..200).map(|_| space.take(1).0).collect();
+            for start in taken {
+                space.retire(Extent {
+                    start: PageNo(start),
+                    pages: 1,
+                });
+            }
+            index.into_iter().for_each(|index| space.retire(index));
+            index = Some(space.take_index(40));
+            space.seal(generation);
+            space.settle(generation, None);
+            highs.push(space.high());
+        }
+        let most = |highs: &[u32]| highs.iter().max().copied();
+        assert_eq!(most(&highs[12..18]), most(&highs[33..]), "{highs:?}");
+        assert_eq!(space.anomalies, 0);
+    }
+
+    #[test]
+    fn several_pages_are_taken_from_a_hole_before_the_file_grows() {
+        let mut space = scattered(10);
+        space.leave_run();
+        for at in [0, 2, 4] {
+            space.free(Extent {
+                start: PageNo(5 * RUN_PAGES + at),
+                pages: 1,
+            });
+        }
+        let high = space.high();
+        assert_eq!(space.take(6), PageNo(5 * RUN_PAGES));
+        assert_eq!(space.high(), high);
+        assert_eq!(space.take(6).0, high, "no such hole is left");
     }
 }

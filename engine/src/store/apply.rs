@@ -1,6 +1,7 @@
 //! What a committed entry does.
 
-use super::txn::{accepted, Evaluated};
+use super::large_write::Write;
+use super::txn::Evaluated;
 use super::watching::event_of;
 use super::{header, quota, ApplyError, FatalError, Store, PLANNED};
 use crate::error::RequestError;
@@ -44,7 +45,7 @@ pub struct Applied {
 }
 
 impl Store {
-    /// Applies one entry. `None` is an entry without a request, such as a new leader's first one. An entry that was
+    /// Applies one entry in one go. `None` is an entry without a request, such as a new leader's first one. An entry that was
     /// applied before changes nothing.
     pub fn apply(
         &mut self,
@@ -53,6 +54,19 @@ impl Store {
         request: Option<&InternalRaftRequest>,
         now_ns: u64,
     ) -> Result<Applied, ApplyError> {
+        let applied = self.apply_slice((index, term), request, now_ns, usize::MAX)?;
+        Ok(applied.expect("without a bound everything is one slice"))
+    }
+
+    /// As [`Store::apply`], but an entry that is about more than `keys_max` keys takes many calls, each of which looks at so many
+    /// at most. `None`: to be called again.
+    pub fn apply_slice(
+        &mut self,
+        (index, term): (u64, u64),
+        request: Option<&InternalRaftRequest>,
+        now_ns: u64,
+        keys_max: usize,
+    ) -> Result<Option<Applied>, ApplyError> {
         let mut applied = Applied {
             response: Ok(Response::Empty),
             revision: self.revision,
@@ -60,17 +74,21 @@ impl Store {
             compaction: None,
         };
         if index <= self.applied_index {
-            return Ok(applied);
+            return Ok(Some(applied));
         }
-        assert!(!self.is_applying(), "one entry after the other");
+        if let Some(large) = self.large_write.take() {
+            return Ok(self.continue_write(large, (index, term), request, keys_max)?);
+        }
         self.results.begin();
         if let Some(request) = request {
-            self.apply_request(index, request, now_ns, &mut applied)?;
+            if !self.apply_request(index, request, now_ns, keys_max, &mut applied)? {
+                return Ok(None);
+            }
             self.results.outcome(&applied.response);
         }
         self.entry_applied(index, term);
         applied.revision = self.revision;
-        Ok(applied)
+        Ok(Some(applied))
     }
 
     pub(super) fn entry_applied(&mut self, index: u64, term: u64) {
@@ -80,13 +98,15 @@ impl Store {
         self.results.end(index, term, revision, compacted);
     }
 
+    /// Whether all of it is applied.
     fn apply_request(
         &mut self,
         index: u64,
         request: &InternalRaftRequest,
         now_ns: u64,
+        keys_max: usize,
         applied: &mut Applied,
-    ) -> Result<(), ApplyError> {
+    ) -> Result<bool, ApplyError> {
         // The hot path first; the others are told apart below.
         if let Some(put) = &request.put {
             let cost = quota::put_cost(put);
@@ -95,17 +115,17 @@ impl Store {
                 Some(error) => Err(error),
                 None => self.apply_put(put)?.map(Response::Put),
             };
-        } else if let Some(txn) = &request.txn {
-            let cost = quota::txn_cost(txn);
+        } else if let Some(write) = Write::of(request) {
+            let cost = write.cost();
             applied.over_quota = self.over_quota(cost);
-            applied.response = match self.refused_by_alarm(cost) {
+            let written = match self.refused_by_alarm(cost) {
                 Some(error) => Err(error),
-                None => self.apply_txn(txn)?.map(Response::Txn),
+                None => self.begin_write(index, write, applied.over_quota, keys_max)?,
             };
-        } else if let Some(delete) = &request.delete_range {
-            applied.response = match self.refused_by_alarm(0) {
-                Some(error) => Err(error),
-                None => Ok(Response::DeleteRange(self.apply_delete_range(delete)?)),
+            applied.response = match written {
+                Ok(None) => return Ok(false),
+                Ok(Some(response)) => Ok(response),
+                Err(error) => Err(error),
             };
         } else {
             self.apply_other(index, request, now_ns, applied)?;
@@ -113,7 +133,7 @@ impl Store {
         if applied.response.is_err() {
             applied.over_quota = false;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn apply_other(
@@ -148,13 +168,6 @@ impl Store {
                 None => self
                     .apply_lease_grant(grant, now_ns)?
                     .map(Response::LeaseGrant),
-            }
-        } else if let Some(revoke) = &request.lease_revoke {
-            match refused {
-                Some(error) => Err(error),
-                None => self
-                    .apply_lease_revoke(revoke.id)?
-                    .map(Response::LeaseRevoke),
             }
         } else if let Some(checkpoint) = &request.lease_checkpoint {
             self.apply_lease_checkpoint(checkpoint)?
@@ -261,26 +274,6 @@ impl Store {
             header: Some(header(main)),
             prev_kv: prev_kv.filter(|_| put.prev_kv),
         }))
-    }
-
-    fn apply_delete_range(
-        &mut self,
-        delete: &DeleteRangeRequest,
-    ) -> Result<DeleteRangeResponse, Miss> {
-        let mut batch = Batch::new(self.revision + 1);
-        let (deleted, prev_kvs) = batch.delete_range(&self.reader(), delete)?;
-        self.write(&batch)?;
-        Ok(DeleteRangeResponse {
-            header: Some(self.header()),
-            deleted,
-            prev_kvs,
-        })
-    }
-
-    fn apply_txn(&mut self, txn: &TxnRequest) -> Evaluated<TxnResponse> {
-        let (response, batch) = accepted!(self.evaluate_txn(txn));
-        self.write(&batch)?;
-        Ok(Ok(response))
     }
 
     /// Writes an evaluated transaction, all of it or, on a miss, nothing.

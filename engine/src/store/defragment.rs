@@ -9,6 +9,7 @@ impl Store {
     /// Begins to empty the file's end; none if the file is about as short as it can be. What was deleted counts as free
     /// once two checkpoints are past it.
     pub fn begin_defragment(&mut self) -> Option<Defragment> {
+        self.relocator.give_up(&mut self.pages);
         Defragment::begin(&mut self.pages)
     }
 

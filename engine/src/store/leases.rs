@@ -4,14 +4,12 @@ use super::txn::Evaluated;
 use super::{Store, PLANNED};
 use crate::error::RequestError;
 use crate::lease::{GrantError, LeaseRecord};
-use crate::mvcc::batch::Batch;
 use crate::mvcc::row::WELL_FORMED;
 use crate::mvcc::write::LEASE_ID_BYTES;
 use crate::page::Miss;
 use prost::Message;
 use proto::etcdserverpb::{
     LeaseCheckpointRequest, LeaseCheckpointResponse, LeaseGrantRequest, LeaseGrantResponse,
-    LeaseRevokeResponse,
 };
 use proto::leasepb::Lease;
 use std::ops::Bound;
@@ -23,6 +21,19 @@ impl From<GrantError> for RequestError {
             GrantError::Exists => RequestError::LeaseExists,
             GrantError::NoId => RequestError::LeaseNotFound,
         }
+    }
+}
+
+/// A way through the keys of a lease.
+pub(super) struct AttachedKeys {
+    lease: i64,
+    /// The one that was visited last, as the tree has it.
+    last: Option<Vec<u8>>,
+}
+
+impl AttachedKeys {
+    pub fn of(lease: i64) -> AttachedKeys {
+        AttachedKeys { lease, last: None }
     }
 }
 
@@ -64,35 +75,36 @@ impl Store {
         }))
     }
 
-    /// All keys of the lease go in one revision, in byte order, together with the lease.
-    pub(super) fn apply_lease_revoke(&mut self, id: i64) -> Evaluated<LeaseRevokeResponse> {
-        if !self.lessor.contains(id) {
-            return Ok(Err(RequestError::LeaseNotFound));
+    pub(super) fn check_revoke(&self, id: i64) -> Result<(), RequestError> {
+        match self.lessor.contains(id) {
+            true => Ok(()),
+            false => Err(RequestError::LeaseNotFound),
         }
-        let mut batch = Batch::new(self.revision + 1);
-        for key in self.lease_keys(id)? {
-            batch.delete_key(&key, id);
-        }
+    }
+
+    /// Names the absent pages that removing a lease needs.
+    pub(super) fn plan_lease_removal(&self, id: i64) -> Result<(), Miss> {
         let mut missing = Miss::default();
         let key = id.to_be_bytes();
         self.trees
             .leases
             .plan_remove(&self.pages, &key, &mut missing);
-        if !missing.is_empty() {
-            return Err(missing);
+        match missing.is_empty() {
+            true => Ok(()),
+            false => Err(missing),
         }
-        self.write(&batch)?;
+    }
+
+    /// Removes a lease that no key is attached to any more; its pages are at hand.
+    pub(super) fn remove_lease(&mut self, id: i64) {
         let known = self
             .trees
             .leases
-            .remove(&mut self.pages, &key)
+            .remove(&mut self.pages, &id.to_be_bytes())
             .expect(PLANNED);
         debug_assert!(known, "a lease of the lessor has its record");
         self.lessor.revoke(id);
         self.results.lease(id);
-        Ok(Ok(LeaseRevokeResponse {
-            header: Some(self.header()),
-        }))
     }
 
     /// The checkpoints before an unknown lease count, the ones after it do not.
@@ -143,20 +155,43 @@ impl Store {
 
     /// The keys attached to a lease, in byte order.
     pub fn lease_keys(&self, id: i64) -> Result<Vec<Vec<u8>>, Miss> {
-        let from = id.to_be_bytes();
+        let mut keys = Vec::new();
+        let mut attached = AttachedKeys::of(id);
+        self.visit_attached(&mut attached, usize::MAX, &mut |key| {
+            keys.push(key.to_vec())
+        })?;
+        Ok(keys)
+    }
+
+    /// Goes on through the keys of a lease by up to `keys_max`, and tells whether that were the last ones. What was visited
+    /// before a miss is not visited again.
+    pub(super) fn visit_attached(
+        &self,
+        attached: &mut AttachedKeys,
+        keys_max: usize,
+        visit: &mut dyn FnMut(&[u8]),
+    ) -> Result<bool, Miss> {
+        let id = attached.lease;
+        let first = id.to_be_bytes();
+        let from = match &attached.last {
+            Some(last) => Bound::Excluded(&last[..]),
+            None => Bound::Included(&first[..]),
+        };
         let to = id.wrapping_add(1).to_be_bytes();
         // Ids are ordered as unsigned numbers here, so the one before 0 is the last.
         let end = match to == [0; LEASE_ID_BYTES] {
             true => Bound::Unbounded,
             false => Bound::Excluded(&to[..]),
         };
-        let tree = &self.trees.lease_keys;
-        let mut cursor = tree.range(&self.pages, Bound::Included(&from[..]), end);
-        let mut keys = Vec::new();
-        while let Some((key, _)) = cursor.next()? {
-            keys.push(key[LEASE_ID_BYTES..].to_vec());
+        let mut cursor = self.trees.lease_keys.range(&self.pages, from, end);
+        for _ in 0..keys_max {
+            let Some((key, _)) = cursor.next()? else {
+                return Ok(true);
+            };
+            visit(&key[LEASE_ID_BYTES..]);
+            attached.last = Some(key.into_owned());
         }
-        Ok(keys)
+        Ok(false)
     }
 
     /// The stored leases, for opening.

@@ -22,7 +22,7 @@ use crate::mvcc::write::Scratch;
 use crate::mvcc::{Revision, Trees};
 use crate::page::{CheckpointJob, Meta, Miss, PageError, Pages};
 use crate::planted::{planted, Fault};
-use crate::tree::Tree;
+use crate::tree::{Relocator, Tree};
 use crate::watch::WatchHub;
 use bytes::Bytes;
 use prost::Message;
@@ -32,6 +32,10 @@ use std::fmt;
 const VERSION: u8 = 2;
 /// The oldest one that is read.
 const VERSION_MIN: u8 = 1;
+
+/// The quota is on the file's length: up to one part in so many of it the file may become longer for the sake of free pages
+/// that lie together.
+const ROOMY_QUOTA_SHARE: u64 = 2;
 
 /// Where the log stood, in the log's own terms: kept and given back, never interpreted.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -246,12 +250,20 @@ impl Store {
     /// position that the applied entries reach.
     pub fn begin_checkpoint(&mut self, log: LogMark) -> Option<CheckpointJob> {
         assert!(!self.is_applying(), "half an entry in a checkpoint");
+        let roomy_bytes = match self.relocator.is_held() {
+            true => 0,
+            false => self.options.quota_bytes.unwrap_or(u64::MAX) / ROOMY_QUOTA_SHARE,
+        };
+        self.pages.set_roomy(roomy_bytes);
         let before = std::mem::replace(&mut self.log, log);
         let content = self.checkpoint_content();
         let job = self.pages.begin_checkpoint(&self.roots(), &content);
         match job {
             None => self.log = before,
-            Some(_) => self.edge_is_dirty = false,
+            Some(_) => {
+                self.edge_is_dirty = false;
+                self.relocator.checkpoint_begun(&mut self.pages);
+            }
         }
         job
     }
@@ -327,6 +339,7 @@ impl Store {
         let mut store = Store {
             pages,
             trees,
+            relocator: Relocator::new(options.relocation),
             options,
             revision: content.revision - i64::from(planted(Fault::RevisionForgotten)),
             compacted: content.compacted,
@@ -335,7 +348,7 @@ impl Store {
             conf_state: content.conf_state,
             log: content.log,
             results: Results::restore(content.results, content.applied_index),
-            large_delete: None,
+            large_write: None,
             settings,
             lessor,
             hub,

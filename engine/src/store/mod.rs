@@ -7,18 +7,20 @@
 //! * Apply is deterministic: the same entries give the same trees on every member, whatever was resident, whoever
 //!   waits, however far compaction got. Time and quota never decide what is written.
 //! * A step either completes or changes nothing and returns the pages it needs ([`Miss`]). Requests are evaluated into
-//!   a [`Batch`](crate::mvcc::batch::Batch) first, the pages of its writes are planned, then it is written. Only a delete of
-//!   very many keys takes several steps, with nothing in between ([`Store::apply_slice`]).
+//!   a [`Batch`](crate::mvcc::batch::Batch) first, the pages of its writes are planned, then it is written. Only what
+//!   is about very many keys takes several steps, with nothing in between ([`Store::apply_slice`]).
 //! * A refused request changes nothing, and still advances the applied index.
 //! * An entry that this version does not understand stops the member ([`FatalError`]): skipping it would make this
 //!   member differ from those that understand it.
 
 use crate::error::RequestError;
 use crate::lease::{self, Lessor};
+use crate::mvcc::batch::Batch;
 use crate::mvcc::read::Reader;
 use crate::mvcc::write::Scratch;
 use crate::mvcc::Trees;
-use crate::page::{Miss, Pages};
+use crate::page::{Miss, Pages, Relocation};
+use crate::tree::Relocator;
 use crate::watch::{self, WatchHub};
 use proto::etcdserverpb::{RangeRequest, RangeResponse, ResponseHeader, TxnRequest, TxnResponse};
 use proto::raftpb::ConfState;
@@ -32,7 +34,7 @@ mod defragment;
 pub mod fuzzing;
 pub mod hash;
 pub mod install;
-mod large_delete;
+mod large_write;
 mod leases;
 pub mod members;
 pub mod meta;
@@ -40,6 +42,7 @@ mod outgoing;
 mod plan;
 pub mod quota;
 mod read_job;
+mod relocation;
 mod replay;
 pub mod results;
 pub mod settings;
@@ -73,6 +76,8 @@ pub struct Options {
     /// A compaction that leaves at most this many older rows computes its hash at once; a longer one only when it is
     /// asked for in time. `u64::MAX` for `--experimental-compact-hash-check-enabled`.
     pub compaction_hash_rows_max: u64,
+    /// How pages are moved to keep checkpoints in long pieces.
+    pub relocation: Relocation,
 }
 
 /// Default of [`Options::compaction_hash_rows_max`]: about a millisecond of background work.
@@ -87,6 +92,7 @@ impl Options {
             lease_checkpoint_persist: false,
             learners_max: 1,
             compaction_hash_rows_max: COMPACTION_HASH_ROWS,
+            relocation: Relocation::default(),
         }
     }
 }
@@ -148,7 +154,8 @@ pub struct Store {
     hub: WatchHub,
     compactor: compaction::Compactor,
     results: results::Results,
-    large_delete: Option<large_delete::LargeDelete>,
+    large_write: Option<large_write::LargeWrite>,
+    relocator: Relocator,
     /// Whether a row was written since the last checkpoint began: then the right edge of `rows` is dirty, hence in
     /// memory, and need not be planned for.
     edge_is_dirty: bool,
@@ -163,6 +170,7 @@ impl Store {
         Store {
             pages,
             trees: Trees::default(),
+            relocator: Relocator::new(options.relocation),
             options,
             revision: REVISION_FIRST,
             compacted: -1,
@@ -175,7 +183,7 @@ impl Store {
             hub,
             compactor: compaction::Compactor::default(),
             results: results::Results::default(),
-            large_delete: None,
+            large_write: None,
             edge_is_dirty: false,
             scratch: Scratch::default(),
         }
@@ -267,15 +275,15 @@ impl Store {
         &self,
         txn: &TxnRequest,
     ) -> Result<Result<TxnResponse, RequestError>, Miss> {
-        let (response, batch) = match self.evaluate_txn(txn)? {
-            Ok(done) => done,
-            Err(error) => return Ok(Err(error)),
-        };
+        let mut run = txn::TxnRun::default();
+        let mut batch = Batch::new(self.revision + 1);
+        let mut keys_left = usize::MAX;
+        let response = run.go_on(self, txn, &mut batch, &mut keys_left)?;
         debug_assert!(
             batch.is_empty(),
             "a writing transaction goes through the log"
         );
-        Ok(Ok(response))
+        Ok(response.map(|response| response.expect("without a bound nothing is left")))
     }
 
     /// Whether a request of this cost must be refused before it is proposed.

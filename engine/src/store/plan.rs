@@ -1,15 +1,19 @@
 //! Which pages an entry will need, worked out when it is proposed, so that they arrive while the log is flushed.
 
+use super::leases::AttachedKeys;
 use super::Store;
 use crate::mvcc::batch::Batch;
 use crate::mvcc::key_range::KeyRange;
+use crate::mvcc::read::Seen;
+use crate::mvcc::selection::walk_limit;
 use crate::mvcc::Revision;
 use crate::page::Miss;
 use proto::etcdserverpb::{
-    request_op::Request, DeleteRangeRequest, InternalRaftRequest, PutRequest, TxnRequest,
+    request_op::Request, DeleteRangeRequest, InternalRaftRequest, PutRequest, RangeRequest,
+    TxnRequest,
 };
 
-/// Keys of a range that planning looks at. The rest misses at apply, page by page, which only costs time.
+/// Keys of a range, or of a lease, that planning looks at. The rest misses at apply, page by page, which only costs time.
 const PLANNED_KEYS_MAX: usize = 256;
 
 impl Store {
@@ -26,14 +30,12 @@ impl Store {
         } else if let Some(revoke) = &request.lease_revoke {
             let key = revoke.id.to_be_bytes();
             self.trees.leases.plan_remove(&self.pages, &key, missing);
-            match self.lease_keys(revoke.id) {
-                Err(miss) => missing.pages.extend(miss.pages),
-                Ok(keys) => {
-                    for key in keys.iter().take(PLANNED_KEYS_MAX) {
-                        self.trees.keys.plan_insert(&self.pages, key, missing);
-                    }
-                }
-            }
+            let mut attached = AttachedKeys::of(revoke.id);
+            let keys = &self.trees.keys;
+            let visited = self.visit_attached(&mut attached, PLANNED_KEYS_MAX, &mut |key| {
+                keys.plan_insert(&self.pages, key, missing);
+            });
+            note(visited.map(drop), missing);
         } else if let Some(grant) = &request.lease_grant {
             let key = grant.id.to_be_bytes();
             self.trees.leases.plan_insert(&self.pages, &key, missing);
@@ -58,21 +60,36 @@ impl Store {
     }
 
     fn plan_delete(&self, delete: &DeleteRangeRequest, missing: &mut Miss) {
-        self.plan_keys(&delete.key, &delete.range_end, delete.prev_kv, missing);
+        let range = KeyRange::new(&delete.key, &delete.range_end);
+        self.plan_keys(range, PLANNED_KEYS_MAX, delete.prev_kv, missing);
     }
 
-    fn plan_keys(&self, key: &[u8], range_end: &[u8], values: bool, missing: &mut Miss) {
+    fn plan_range(&self, range: &RangeRequest, missing: &mut Miss) {
+        let keys = KeyRange::new(&range.key, &range.range_end);
+        if range.count_only && range.revision <= 0 {
+            return note(self.reader().count(keys, None, None).map(drop), missing);
+        }
+        let keys_max = walk_limit(range).min(PLANNED_KEYS_MAX);
+        self.plan_keys(keys, keys_max, !range.keys_only, missing);
+    }
+
+    /// `keys_max`: live ones. As many dead ones as planning looks at may lie between them.
+    fn plan_keys(&self, range: KeyRange<'_>, keys_max: usize, values: bool, missing: &mut Miss) {
         let reader = self.reader();
-        let mut walk = reader.walk(KeyRange::new(key, range_end), None, None);
+        let mut walk = reader.walk(range, None, None);
         let mut found = Vec::new();
-        while found.len() < PLANNED_KEYS_MAX {
-            match walk.next() {
-                Ok(Some(next)) => found.push(next),
+        for _ in 0..PLANNED_KEYS_MAX {
+            match walk.next_of_any() {
+                Ok(Some(Seen::Live(next))) => found.push(next),
+                Ok(Some(Seen::Dead(_))) => {}
                 Ok(None) => break,
                 Err(miss) => {
                     missing.pages.extend(miss.pages);
                     break;
                 }
+            }
+            if found.len() >= keys_max {
+                break;
             }
         }
         for found in &found {
@@ -88,15 +105,14 @@ impl Store {
     fn plan_txn(&self, txn: &TxnRequest, missing: &mut Miss) {
         for compare in &txn.compare {
             let value = compare.target == proto::etcdserverpb::compare::CompareTarget::Value as i32;
-            self.plan_keys(&compare.key, &compare.range_end, value, missing);
+            let range = KeyRange::new(&compare.key, &compare.range_end);
+            self.plan_keys(range, PLANNED_KEYS_MAX, value, missing);
         }
         for op in txn.success.iter().chain(&txn.failure) {
             match &op.request {
                 Some(Request::RequestPut(put)) => self.plan_put(put, missing),
                 Some(Request::RequestDeleteRange(delete)) => self.plan_delete(delete, missing),
-                Some(Request::RequestRange(range)) => {
-                    note(self.reader().range(range, None).map(drop), missing);
-                }
+                Some(Request::RequestRange(range)) => self.plan_range(range, missing),
                 Some(Request::RequestTxn(nested)) => self.plan_txn(nested, missing),
                 None => {}
             }

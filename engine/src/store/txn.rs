@@ -3,7 +3,8 @@
 use super::wrap::{is_writing, response_op};
 use super::{header, Store};
 use crate::error::RequestError;
-use crate::mvcc::batch::Batch;
+use crate::mvcc::batch::{Batch, Deletion};
+use crate::mvcc::compare::Comparison;
 use crate::mvcc::read::Reader;
 use crate::page::Miss;
 use proto::etcdserverpb::{
@@ -33,7 +34,6 @@ macro_rules! accepted {
         }
     };
 }
-pub(super) use accepted;
 
 /// Negative revisions are not the newest one here, as in etcd.
 pub(super) fn check_range(
@@ -50,30 +50,66 @@ pub(super) fn check_range(
     Ok(())
 }
 
-struct Run<'s> {
+/// What is decided and checked before the first operation.
+struct Checks<'s> {
     store: &'s Store,
     reader: Reader<'s>,
-    path: Path,
-    /// The next outcome that execution uses.
+    path: &'s mut Path,
+    /// The next outcome of the path.
     step: usize,
 }
 
-impl Run<'_> {
+/// A transaction on its way: through its conditions first, then through its operations.
+#[derive(Default)]
+pub(super) struct TxnRun {
+    path: Path,
+    /// How far the conditions are looked at that belong to the next outcome.
+    comparison: Comparison,
+    is_checked: bool,
+    /// The next outcome that execution uses.
+    step: usize,
+    /// From the outermost one to the one whose operations are being executed.
+    levels: Vec<Level>,
+    /// Of the next operation.
+    deletion: Option<Deletion>,
+}
+
+/// A transaction, or one in it, with the answers to those of its operations that are done.
+struct Level {
+    succeeded: bool,
+    responses: Vec<ResponseOp>,
+}
+
+impl Checks<'_> {
     fn next(&mut self) -> bool {
         self.step += 1;
         self.path[self.step - 1]
     }
 
-    /// All conditions of the chosen path see the store as it was before the transaction.
-    fn decide(&mut self, txn: &TxnRequest) -> Result<(), Miss> {
-        let succeeded = self.reader.compare_all(&txn.compare)?;
-        self.path.push(succeeded);
-        for op in branch(txn, succeeded) {
+    /// All conditions of the chosen path see the store as it was before the transaction. False: some are left.
+    fn decide(
+        &mut self,
+        txn: &TxnRequest,
+        comparison: &mut Comparison,
+        keys_left: &mut usize,
+    ) -> Result<bool, Miss> {
+        if self.step == self.path.len() {
+            let compares = &txn.compare;
+            let outcome = self.reader.compare_all(compares, comparison, keys_left)?;
+            let Some(succeeded) = outcome else {
+                return Ok(false);
+            };
+            *comparison = Comparison::default();
+            self.path.push(succeeded);
+        }
+        for op in branch(txn, self.next()) {
             if let Some(Request::RequestTxn(nested)) = &op.request {
-                self.decide(nested)?;
+                if !self.decide(nested, comparison, keys_left)? {
+                    return Ok(false);
+                }
             }
         }
-        Ok(())
+        Ok(true)
     }
 
     fn check_puts(&mut self, txn: &TxnRequest) -> Evaluated<()> {
@@ -112,60 +148,166 @@ impl Run<'_> {
         }
         Ok(())
     }
+}
 
-    fn execute(
-        &mut self,
-        txn: &TxnRequest,
-        batch: &mut Batch,
-        header: ResponseHeader,
-    ) -> Evaluated<TxnResponse> {
-        let succeeded = self.next();
-        let ops = branch(txn, succeeded);
-        let mut responses = Vec::with_capacity(ops.len());
-        for op in ops {
-            responses.push(accepted!(self.execute_op(op, batch)));
+impl TxnRun {
+    /// Decides which operations are executed, and checks these. False: not yet.
+    fn check(&mut self, store: &Store, txn: &TxnRequest, keys_left: &mut usize) -> Evaluated<bool> {
+        let mut checks = Checks {
+            store,
+            reader: store.reader(),
+            path: &mut self.path,
+            step: 0,
+        };
+        if !checks.decide(txn, &mut self.comparison, keys_left)? {
+            return Ok(Ok(false));
         }
-        Ok(Ok(TxnResponse {
-            header: Some(header),
-            succeeded,
-            responses,
-        }))
+        checks.step = 0;
+        let writing = is_writing(txn);
+        if writing {
+            accepted!(checks.check_puts(txn));
+        }
+        checks.step = 0;
+        let direct = !writing || store.settings.checks_direct_ranges();
+        if let Err(error) = checks.check_ranges(txn, direct) {
+            return Ok(Err(error));
+        }
+        self.is_checked = true;
+        self.enter(txn);
+        Ok(Ok(true))
     }
 
-    fn execute_op(&mut self, op: &RequestOp, batch: &mut Batch) -> Evaluated<ResponseOp> {
+    fn enter<'t>(&mut self, txn: &'t TxnRequest) -> &'t [RequestOp] {
+        let succeeded = self.path[self.step];
+        self.step += 1;
+        let ops = branch(txn, succeeded);
+        self.levels.push(Level {
+            succeeded,
+            responses: Vec::with_capacity(ops.len()),
+        });
+        ops
+    }
+
+    /// The operations of every level.
+    fn lists<'t>(&self, txn: &'t TxnRequest) -> Vec<&'t [RequestOp]> {
+        let mut lists = Vec::with_capacity(self.levels.len());
+        let mut txn = Some(txn);
+        for level in &self.levels {
+            let ops = txn.map_or(&[][..], |txn| branch(txn, level.succeeded));
+            let next = ops.get(level.responses.len());
+            txn = next.and_then(|op| match &op.request {
+                Some(Request::RequestTxn(nested)) => Some(nested),
+                _ => None,
+            });
+            lists.push(ops);
+        }
+        lists
+    }
+
+    /// Looks at conditions and executes operations until `keys_left`, of which each takes off what it looks at, is used up; the
+    /// answer if that was all of them. After a miss it can go on.
+    pub fn go_on(
+        &mut self,
+        store: &Store,
+        txn: &TxnRequest,
+        batch: &mut Batch,
+        keys_left: &mut usize,
+    ) -> Evaluated<Option<TxnResponse>> {
+        if !self.is_checked && !accepted!(self.check(store, txn, keys_left)) {
+            return Ok(Ok(None));
+        }
+        let mut lists = self.lists(txn);
+        while let (Some(level), Some(ops)) = (self.levels.last(), lists.last()) {
+            let Some(op) = ops.get(level.responses.len()) else {
+                lists.pop();
+                if let Some(whole) = self.leave(batch) {
+                    return Ok(Ok(Some(whole)));
+                }
+                continue;
+            };
+            if *keys_left == 0 {
+                break;
+            }
+            if let Some(Request::RequestTxn(nested)) = &op.request {
+                lists.push(self.enter(nested));
+                continue;
+            }
+            let Some(response) = accepted!(self.execute(store, op, batch, keys_left)) else {
+                break;
+            };
+            self.answered(response);
+        }
+        Ok(Ok(None))
+    }
+
+    fn answered(&mut self, response: Response) {
+        if let Some(level) = self.levels.last_mut() {
+            level.responses.push(response_op(response));
+        }
+    }
+
+    /// A level is through. The answer if it was the outermost one.
+    fn leave(&mut self, batch: &Batch) -> Option<TxnResponse> {
+        let level = self.levels.pop()?;
+        let response = TxnResponse {
+            header: Some(ResponseHeader::default()),
+            succeeded: level.succeeded,
+            responses: level.responses,
+        };
+        if self.levels.is_empty() {
+            return Some(TxnResponse {
+                header: Some(header(batch.revision())),
+                ..response
+            });
+        }
+        self.answered(Response::ResponseTxn(response));
+        None
+    }
+
+    /// One operation, but for a transaction. `None`: a part of it.
+    fn execute(
+        &mut self,
+        store: &Store,
+        op: &RequestOp,
+        batch: &mut Batch,
+        keys_left: &mut usize,
+    ) -> Evaluated<Option<Response>> {
+        let reader = store.reader();
         let response = match &op.request {
             Some(Request::RequestRange(range)) => {
                 // Only a range that was exempt from the check can be refused here. Whoever proposed it has dropped
                 // it or refused the transaction, so nobody reads this answer.
-                let response = self.reader.range(range, Some(batch))?.unwrap_or_default();
+                let response = reader.range(range, Some(batch))?.unwrap_or_default();
+                *keys_left = keys_left.saturating_sub(response.kvs.len().max(1));
                 Response::ResponseRange(RangeResponse {
                     header: Some(header(batch.revision())),
                     ..response
                 })
             }
             Some(Request::RequestPut(put)) => {
-                let prev_kv = accepted!(batch.put(&self.reader, put));
+                let prev_kv = accepted!(batch.put(&reader, put));
+                *keys_left -= 1;
                 Response::ResponsePut(PutResponse {
                     header: Some(header(batch.revision())),
                     prev_kv,
                 })
             }
             Some(Request::RequestDeleteRange(delete)) => {
-                let (deleted, prev_kvs) = batch.delete_range(&self.reader, delete)?;
+                let deletion = self.deletion.get_or_insert_default();
+                if !batch.delete_range(&reader, delete, deletion, keys_left)? {
+                    return Ok(Ok(None));
+                }
+                let deletion = self.deletion.take().unwrap_or_default();
                 Response::ResponseDeleteRange(DeleteRangeResponse {
                     header: Some(header(batch.revision())),
-                    deleted,
-                    prev_kvs,
+                    deleted: deletion.deleted,
+                    prev_kvs: deletion.previous,
                 })
             }
-            Some(Request::RequestTxn(nested)) => {
-                let empty = ResponseHeader::default();
-                Response::ResponseTxn(accepted!(self.execute(nested, batch, empty)))
-            }
-            // Validation refuses it at the proposer.
-            None => return Ok(Err(RequestError::KeyNotFound)),
+            // A level of its own. Validation refuses what is nothing at the proposer.
+            Some(Request::RequestTxn(_)) | None => return Ok(Err(RequestError::KeyNotFound)),
         };
-        Ok(Ok(response_op(response)))
+        Ok(Ok(Some(response)))
     }
 }
 
@@ -175,30 +317,5 @@ impl Store {
             true => Ok(()),
             false => Err(RequestError::LeaseNotFound),
         }
-    }
-
-    /// Works out what a transaction answers and writes, and writes nothing.
-    pub(super) fn evaluate_txn(&self, txn: &TxnRequest) -> Evaluated<(TxnResponse, Batch)> {
-        let mut run = Run {
-            store: self,
-            reader: self.reader(),
-            path: Vec::new(),
-            step: 0,
-        };
-        run.decide(txn)?;
-        let writing = is_writing(txn);
-        if writing {
-            accepted!(run.check_puts(txn));
-        }
-        run.step = 0;
-        let direct = !writing || self.settings.checks_direct_ranges();
-        if let Err(error) = run.check_ranges(txn, direct) {
-            return Ok(Err(error));
-        }
-        run.step = 0;
-        let mut batch = Batch::new(self.revision + 1);
-        let mut response = accepted!(run.execute(txn, &mut batch, ResponseHeader::default()));
-        response.header = Some(header(batch.revision()));
-        Ok(Ok((response, batch)))
     }
 }

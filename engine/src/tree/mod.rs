@@ -16,13 +16,16 @@ mod cursor;
 mod defragment;
 pub mod fuzzing;
 mod insert;
+mod moving;
 mod node;
 mod plan;
+mod relocate;
 mod remove;
 mod verify;
 
 pub use cursor::Cursor;
 pub use defragment::Defragment;
+pub use relocate::Relocator;
 pub use verify::{verify, Damage, Verified};
 
 pub(crate) use node::check_shape;

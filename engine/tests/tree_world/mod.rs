@@ -2,8 +2,8 @@
 #![allow(dead_code)]
 
 use engine::{
-    page::{CheckpointJob, Miss, Options, PageFile, Pages, Progress, SimFile},
-    tree::{verify, Cursor, Damage, Tree, Verified},
+    page::{CheckpointJob, Miss, Options, PageFile, Pages, Progress, Relocation, SimFile},
+    tree::{verify, Cursor, Damage, Relocator, Tree, Verified},
 };
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
@@ -34,6 +34,14 @@ pub fn options() -> Options {
         reserve_bytes: 0,
     }
 }
+
+/// Moves whatever can be moved.
+pub const EAGER: Relocation = Relocation {
+    file_pages_min: 0,
+    dead_percent_min: 0,
+    live_pages_max: 63,
+    cost_share: 1,
+};
 
 /// Runs a step until its pages are there.
 pub fn settled<T>(pages: &mut Pages, mut step: impl FnMut(&Pages) -> Result<T, Miss>) -> T {
@@ -126,14 +134,31 @@ pub struct World {
     pub tree: Tree,
     pub model: Model,
     pub job: Option<CheckpointJob>,
+    pub relocator: Relocator,
+    rule: Relocation,
+    options: Options,
+    /// Bytes moved before the last restart.
+    moved_before: u64,
     /// How many keys there can be.
     pub space: u64,
 }
 
 impl World {
     pub fn new(seed: u64, space: u64) -> World {
+        let still = Relocation {
+            cost_share: 0,
+            ..EAGER
+        };
+        World::relocating(seed, space, still)
+    }
+
+    pub fn relocating(seed: u64, space: u64, rule: Relocation) -> World {
+        World::with(seed, space, rule, options())
+    }
+
+    pub fn with(seed: u64, space: u64, rule: Relocation, options: Options) -> World {
         let file = SimFile::new();
-        let opened = Pages::open(Arc::new(file.clone()), options()).expect("a new file");
+        let opened = Pages::open(Arc::new(file.clone()), options.clone()).expect("a new file");
         World {
             random: Random(seed),
             file,
@@ -141,8 +166,35 @@ impl World {
             tree: Tree::new(),
             model: Model::new(),
             job: None,
+            relocator: Relocator::new(rule),
+            rule,
+            options,
+            moved_before: 0,
             space,
         }
+    }
+
+    /// Bytes that the relocator moved.
+    pub fn moved_bytes(&self) -> u64 {
+        self.moved_before + self.relocator.moved_bytes()
+    }
+
+    /// A slice of the relocator's work.
+    pub fn relocate(&mut self, leaves_max: usize) {
+        let mut trees = [self.tree];
+        let moved = self.relocator.step(&mut self.pages, &mut trees, leaves_max);
+        self.tree = trees[0];
+        let Err(miss) = moved else { return };
+        if let Some(job) = self.pages.fetch_job(&miss) {
+            self.pages.fetch_done(job.run()).expect("sound pages");
+        }
+    }
+
+    /// Freezes the present state.
+    pub fn begin_checkpoint(&mut self, content: &[u8]) -> Option<CheckpointJob> {
+        let job = self.pages.begin_checkpoint(&[self.tree], content)?;
+        self.relocator.checkpoint_begun(&mut self.pages);
+        Some(job)
     }
 
     pub fn insert(&mut self) {
@@ -225,7 +277,7 @@ impl World {
     pub fn checkpoint(&mut self) {
         let Some(mut job) = self.job.take() else {
             let content = self.model.len().to_be_bytes();
-            self.job = self.pages.begin_checkpoint(&[self.tree], &content);
+            self.job = self.begin_checkpoint(&content);
             return;
         };
         match job.step().expect("a sound disk") {
@@ -249,17 +301,21 @@ impl World {
     pub fn restart(&mut self) {
         self.whole_checkpoint();
         let image = SimFile::from_bytes(self.file.durable());
-        let opened = Pages::open(Arc::new(image.clone()), options()).expect("a sound file");
+        let options = self.options.clone();
+        let opened = Pages::open(Arc::new(image.clone()), options).expect("a sound file");
         let meta = opened.meta.expect("a checkpoint");
         assert_eq!(meta.content[..], self.model.len().to_be_bytes());
         assert_eq!(opened.report.fell_back, None);
         (self.file, self.pages, self.tree) = (image, opened.pages, meta.roots[0]);
+        self.moved_before = self.moved_bytes();
+        self.relocator = Relocator::new(self.rule);
     }
 
     pub fn step(&mut self) {
         match self.random.below(1000) {
             0 => self.restart(),
             1..=60 => self.checkpoint(),
+            _ if self.relocator.wants_step() && self.random.below(8) == 0 => self.relocate(4),
             61..=65 => self.range(),
             66..=200 => self.get(),
             201..=500 => self.remove(),

@@ -128,22 +128,31 @@ impl World {
                 self.installed(node);
             }
         }
-        let Some(running) = self.living(node, life) else {
-            return;
-        };
-        running.member.settle(own_ns);
-        let mut effects = std::mem::take(&mut running.effects);
-        running.member.take_effects(&mut effects);
-        self.check_member(node, life);
-        for effect in effects.drain(..) {
-            if self.failure.is_some() || !self.carry_out(node, life, effect) {
+        loop {
+            let Some(running) = self.living(node, life) else {
                 return;
+            };
+            running.member.settle(own_ns);
+            let again = running.member.wants_settle();
+            let mut effects = std::mem::take(&mut running.effects);
+            running.member.take_effects(&mut effects);
+            self.check_member(node, life);
+            for effect in effects.drain(..) {
+                if self.failure.is_some() || !self.carry_out(node, life, effect) {
+                    return;
+                }
+            }
+            let Some(running) = self.living(node, life) else {
+                return;
+            };
+            running.effects = effects;
+            if !again {
+                break;
             }
         }
         let Some(running) = self.living(node, life) else {
             return;
         };
-        running.effects = effects;
         if running.member.wants_work() && !running.work_due {
             running.work_due = true;
             self.after(WORK_NS, Event::Work { node, life });
@@ -340,10 +349,16 @@ impl World {
                 self.after(delay, Event::Upkeep { node, life, job });
             }
             Effect::Checkpoint(job) => {
+                let mut has_moved = false;
                 if let Some(running) = self.living(node, life) {
                     running.checkpoint = Some(job);
+                    let moved = running.member.relocated_bytes();
+                    has_moved = moved > std::mem::replace(&mut running.relocated, moved);
                 }
                 self.coverage.hit("checkpoint");
+                if has_moved {
+                    self.coverage.hit("checkpoint with moved pages");
+                }
                 self.after(0, Event::CheckpointStep { node, life });
             }
             Effect::Send(message) => self.send(node, message),

@@ -1,6 +1,6 @@
 //! One simulated machine: its disk, and the member that runs on it between two crashes.
 
-use engine::page::{CheckpointJob, Options as PageOptions};
+use engine::page::{CheckpointJob, Options as PageOptions, Relocation};
 use engine::{lease, store, wal, watch};
 use ringd::bootstrap::assemble::{self, Origin, Plan};
 use ringd::config::Url;
@@ -15,9 +15,17 @@ use super::swarm::{MemberPlan, ELECTION_TICKS, RATE_MAX, RATE_MIN, TICK_NS};
 
 const REQUEST_BYTES_MAX: usize = 16 << 10;
 const TXN_OPS_MAX: usize = 128;
-const DELETE_SLICE_KEYS: usize = 2;
+/// Few, and not the same on all members: what is applied in slices here comes in others, or in one go, elsewhere.
+const APPLY_SLICE_KEYS_MAX: u64 = 3;
 /// Few: there are not many keys, and reads in slices are to be met.
 const KEYS_AT_ONCE_MAX: i64 = 3;
+/// Where pages are moved, whatever can be is: the files are small.
+const RELOCATION: Relocation = Relocation {
+    file_pages_min: 0,
+    dead_percent_min: 0,
+    live_pages_max: 63,
+    cost_share: 1,
+};
 const TOKEN: &str = "simulation";
 /// The wall clock at time 0: any will do.
 const UNIX_MS: u64 = 1_700_000_000_000;
@@ -33,6 +41,8 @@ pub struct Running {
     /// Neither runs nor answers.
     pub paused: bool,
     pub checkpoint: Option<CheckpointJob>,
+    /// Bytes of pages that it had moved when the last checkpoint began.
+    pub relocated: u64,
     /// The revision when the turn began.
     pub revision: i64,
     /// Effects until the process dies.
@@ -182,7 +192,7 @@ impl Node {
                     growth_bytes: 64 << 10,
                     reserve_bytes: 64 << 10,
                 },
-                store: store_options(plan, chance.draw()),
+                store: store_options(plan, number, chance.draw()),
                 wal: wal_config(plan, number, chance.draw()),
                 raft: raft_config(plan, chance.draw()),
                 member: |ids: wal::Identity| {
@@ -197,7 +207,7 @@ impl Node {
                         election_ticks: ELECTION_TICKS,
                         request_bytes_max: REQUEST_BYTES_MAX,
                         txn_ops_max: TXN_OPS_MAX,
-                        delete_slice_keys: DELETE_SLICE_KEYS,
+                        apply_slice_keys: 1 + (number as u64 % APPLY_SLICE_KEYS_MAX) as usize,
                         request_ids: lease::RequestIds::new(ids.member_id, unix_ms),
                         seed,
                         strict_reconfig_check: true,
@@ -241,6 +251,7 @@ impl Node {
             work_due: false,
             paused: false,
             checkpoint: None,
+            relocated: 0,
             revision: 0,
             dies_after: None,
             effects: Vec::new(),
@@ -294,7 +305,7 @@ impl Node {
     }
 }
 
-fn store_options(plan: &MemberPlan, seed: u64) -> store::Options {
+fn store_options(plan: &MemberPlan, number: usize, seed: u64) -> store::Options {
     let election = u64::from(ELECTION_TICKS);
     let lease = lease::Config {
         min_ttl_seconds: lease::min_ttl_seconds(election, TICK_NS),
@@ -310,6 +321,11 @@ fn store_options(plan: &MemberPlan, seed: u64) -> store::Options {
     };
     let mut options = store::Options::new(lease, watch);
     options.quota_bytes = None;
+    // Every other member, so that their page files differ: nothing that they agree on may depend on it.
+    options.relocation = Relocation {
+        cost_share: number as u64 % 2,
+        ..RELOCATION
+    };
     options
 }
 

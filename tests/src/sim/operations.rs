@@ -198,10 +198,20 @@ impl Generator<'_> {
                     },
                     ..self.range()
                 }),
-                1 => Op::RequestDeleteRange(pb::DeleteRangeRequest {
-                    key,
-                    ..Default::default()
-                }),
+                1 => {
+                    // Several keys now and then, so that the transaction takes slices.
+                    let more = number % 5;
+                    let range_end = match more {
+                        0 => Bytes::new(),
+                        more => format!("k{:03}", at + 1 + more).into(),
+                    };
+                    at += more;
+                    Op::RequestDeleteRange(pb::DeleteRangeRequest {
+                        key,
+                        range_end,
+                        prev_kv: number % 2 == 0,
+                    })
+                }
                 _ => Op::RequestPut(pb::PutRequest {
                     key,
                     value: self.value(number),

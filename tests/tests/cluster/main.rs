@@ -7,6 +7,7 @@
 mod clients;
 mod divergence;
 mod growing;
+mod large_writes;
 mod membership;
 mod partitions;
 mod pauses;

@@ -3,6 +3,7 @@
 mod advance;
 mod alone;
 mod machine;
+mod order;
 mod other_cluster;
 mod refetch;
 mod segments;

@@ -161,7 +161,7 @@ impl Member {
                 return applied.map(Some);
             }
         }
-        let keys_max = self.config.delete_slice_keys;
+        let keys_max = self.config.apply_slice_keys;
         self.store
             .apply_slice((index, term), request, now_ns, keys_max)
     }
@@ -179,7 +179,12 @@ impl Member {
     /// An entry that nobody here waits for: another member's, or one from before a restart.
     fn apply_foreign(&mut self, entry: &raftpb::Entry, now_ns: u64) -> Result<(), Unapplied> {
         let (index, term) = (entry.index(), entry.term());
-        let payload = match decode_internal_request(entry.data.clone().unwrap_or_default()) {
+        let decoded = self.decoded.take().filter(|(of, _)| *of == index);
+        let decoded = match decoded {
+            Some((_, payload)) => Ok(payload),
+            None => decode_internal_request(entry.data.clone().unwrap_or_default()),
+        };
+        let payload = match decoded {
             Ok(payload) => payload,
             Err(error) => {
                 self.halt(format!(
@@ -193,9 +198,15 @@ impl Member {
             Payload::Request(request) => Some(&**request),
         };
         match self.apply_to_store(index, term, request, now_ns) {
-            Err(ApplyError::Miss(miss)) => return Err(miss.into()),
+            Err(ApplyError::Miss(miss)) => {
+                self.decoded = Some((index, payload));
+                return Err(miss.into());
+            }
+            Ok(None) => {
+                self.decoded = Some((index, payload));
+                return Err(Unapplied::InPart);
+            }
             Err(ApplyError::Fatal(fatal)) => self.halt(fatal.to_string()),
-            Ok(None) => return Err(Unapplied::InPart),
             Ok(Some(applied)) => match request {
                 Some(request) => {
                     self.after_apply(request);

@@ -1,4 +1,4 @@
-//! Work that waits for idle moments: compaction, defragmentation, watch catch-up, hashes.
+//! Work that waits for idle moments: compaction, defragmentation, relocation, watch catch-up, hashes.
 
 use super::{read::encode, Effect, Member};
 use crate::planted::{planted, Fault};
@@ -72,7 +72,7 @@ impl Member {
             && self.now_ns >= self.background.pause_until_ns
             && (!self.background.hashes.is_empty()
                 || self.store.hub().has_work()
-                || (self.store.compaction_pending() || self.is_moving())
+                || (self.store.compaction_pending() || self.is_moving() || self.is_relocating())
                     && self.has_room_for_background())
     }
 
@@ -93,7 +93,9 @@ impl Member {
         }
         let result = match self.background.turn {
             0 if self.has_room_for_background() => self.compact_slice(),
-            1 if self.has_room_for_background() => self.move_slice(),
+            // Never both at the same time.
+            1 if self.is_moving() && self.has_room_for_background() => self.move_slice(),
+            1 if self.has_room_for_background() => self.relocate_slice(),
             2 => self.hash_slice(),
             _ => self.catch_up_slice(),
         };
@@ -281,6 +283,7 @@ impl Member {
         if self.background.awaits.contains(&error.page) {
             self.background.pause_until_ns = self.now_ns + DAMAGE_PAUSE_NS;
             self.abort_defragmentation(RequestError::Corrupt);
+            self.store.hold_relocation(true);
         }
     }
 }

@@ -227,6 +227,7 @@ impl Member {
             first_needed_segment: first_needed.0,
             restarts: false,
         };
+        self.hold_relocation();
         if let Some(job) = self.store.begin_checkpoint(mark) {
             self.checkpoints.running = Some(Covered {
                 position,

@@ -74,6 +74,7 @@ impl Member {
     }
 
     fn begin_defragmentation(&mut self) {
+        self.store.hold_relocation(true);
         self.defragmentation.rounds = 0;
         self.defragmentation.stage = Stage::Compacting {
             number: self.store.compactions_scheduled(),
@@ -140,6 +141,10 @@ impl Member {
         } else {
             self.end_defragmentation(Ok(()));
         }
+    }
+
+    pub(super) fn is_defragmenting(&self) -> bool {
+        !self.defragmentation.is_idle()
     }
 
     pub(super) fn is_moving(&self) -> bool {

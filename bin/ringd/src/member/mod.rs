@@ -29,6 +29,7 @@ mod promises;
 mod propose;
 mod read;
 mod rebuild;
+mod relocation;
 mod room;
 mod snapshot;
 mod upkeep;
@@ -47,7 +48,7 @@ use engine::{
     page::{CheckpointDone, CheckpointJob, CopySource, FetchDone, FetchJob, PageNo, Pin},
     store::{
         install::{InstallError, InstallJob, StageJob, Staged},
-        Outgoing, Store,
+        Outgoing, Payload, Store,
     },
     wal::{AlignedBuf, FileOp, ReadError, ReadJob, Ticket, Wal, Write},
     watch::StreamKey,
@@ -300,8 +301,8 @@ pub struct Config {
     pub election_ticks: u32,
     pub request_bytes_max: usize,
     pub txn_ops_max: usize,
-    /// A delete of more keys than this is applied in slices of so many.
-    pub delete_slice_keys: usize,
+    /// An entry that is about more keys than this is applied in slices of so many.
+    pub apply_slice_keys: usize,
     /// Names proposals and leases.
     pub request_ids: RequestIds,
     /// Draws the jitter of watch streams.
@@ -346,6 +347,8 @@ pub struct Member {
     half_applied: Option<(u64, raftpb::ConfState)>,
     /// Pages that the first of them waits for.
     apply_awaits: Vec<PageNo>,
+    /// The first of them, by its index: it is not decoded again for every slice.
+    decoded: Option<(u64, Payload)>,
     proposals: Proposals,
     /// Proposals that another member took into its log.
     passed: propose::Passed,
@@ -377,6 +380,8 @@ pub struct Member {
     auto_compaction: Option<auto_compaction::Schedule>,
     next_tick_ns: u64,
     introduced: Introduction,
+    /// The log's writes of this turn left first; what is committed is still to be applied.
+    applies_next: bool,
     /// There may be more pages resident than the budget allows.
     evict_due: bool,
     /// A damaged page was met and the alarm was raised for it.
@@ -416,6 +421,7 @@ impl Member {
             apply_queue: VecDeque::new(),
             half_applied: None,
             apply_awaits: Vec::new(),
+            decoded: None,
             proposals: Proposals::default(),
             passed: propose::Passed::default(),
             leaderless: VecDeque::new(),
@@ -441,6 +447,7 @@ impl Member {
             auto_compaction: None,
             next_tick_ns: 0,
             introduced: Introduction::Wanted,
+            applies_next: false,
             evict_due: false,
             corrupt: false,
             damage_told: BTreeSet::new(),
@@ -539,8 +546,23 @@ impl Member {
         }
     }
 
-    /// Runs Raft, the log, apply and reads until nothing follows from what is known. One call covers all inputs of a
-    /// turn, so that they share a batch.
+    /// Whether [`Member::settle`] stopped half-way, for its effects to be carried out before it is called again.
+    pub fn wants_settle(&self) -> bool {
+        self.applies_next
+    }
+
+    /// What other members wait for, messages and the own log's writes, leaves before this one applies what is committed.
+    fn writes_first(&mut self, now_ns: u64) -> bool {
+        if self.apply_queue.is_empty() || self.may_write_inline() {
+            return false;
+        }
+        let others = self.effects.len();
+        self.emit_log_writes(now_ns);
+        self.effects.len() > others
+    }
+
+    /// Runs Raft, the log, apply and reads until nothing follows from what is known, or what follows should leave first
+    /// (see [`Member::wants_settle`]). One call covers all inputs of a turn, so that they share a batch.
     pub fn settle(&mut self, now_ns: u64) {
         if self.halted {
             return;
@@ -548,12 +570,18 @@ impl Member {
         let (applied_before, _) = self.store.applied();
         self.begin_round();
         self.admit_waiting(now_ns);
+        self.drain_ready(now_ns);
+        let goes_on = std::mem::take(&mut self.applies_next);
+        if !goes_on && self.writes_first(now_ns) {
+            self.applies_next = true;
+            return;
+        }
         loop {
-            self.drain_ready(now_ns);
             self.apply_committed(now_ns);
             if !self.node.has_ready() {
                 break;
             }
+            self.drain_ready(now_ns);
         }
         self.gather_commits(now_ns);
         self.compare_applied(now_ns);

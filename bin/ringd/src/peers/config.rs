@@ -12,7 +12,13 @@ pub struct Config {
     pub request_timeout_ns: u64,
     /// The wall clock, in ms since the epoch, at time 0 of the transport's clock.
     pub unix_ms: u64,
+    /// Connections that others may have open at the peer port. Above: the one that has been idle longest makes room, or
+    /// the new one is closed.
+    pub inbound_max: usize,
 }
+
+/// [`Config::inbound_max`] where descriptors are no concern.
+pub const INBOUND_MAX: usize = 512;
 
 /// The shortest and longest patience with a connection that is being opened.
 const DIAL_NS_MIN: u64 = 200_000_000;

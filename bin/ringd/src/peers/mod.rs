@@ -29,7 +29,7 @@ mod snapshot;
 mod standing;
 mod types;
 
-pub use config::Config;
+pub use config::{Config, INBOUND_MAX};
 pub use types::{PeerAddress, PeerAsk, PeerFailure};
 
 use crate::member::Input;
@@ -40,9 +40,6 @@ use peer::Peer;
 use proto::raftpb::{Message, MessageType};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// Connections that others opened to the peer port. Above: the one that has been idle longest makes room, or the new one
-/// is closed.
-const INBOUND_MAX: usize = 512;
 /// Bytes waiting in a stream for a member that does not read. Above: messages are dropped and Raft is told.
 const STREAM_BYTES_MAX: usize = 64 << 20;
 /// The same in messages, as etcd counts them.
@@ -298,12 +295,12 @@ impl Transport {
             End::Out(_) => None,
         };
         let inbound = |connection: &&Connection| matches!(connection.end, End::In(_));
-        if self.connections.values().filter(inbound).count() >= INBOUND_MAX {
+        if self.connections.values().filter(inbound).count() >= self.config.inbound_max {
             if let Some((_, oldest)) = self.connections.iter().filter_map(idle).min() {
                 self.end(oldest, Lost::Dropped, now_ns);
             }
         }
-        let full = self.connections.values().filter(inbound).count() >= INBOUND_MAX;
+        let full = self.connections.values().filter(inbound).count() >= self.config.inbound_max;
         let mut accepted = inbound::Inbound::new(now_ns);
         if full {
             accepted.refuse();

@@ -5,18 +5,24 @@
 //! pump; the pump runs after them, lets the server settle, carries its operations out and sends what waits in the
 //! connections. So everything that arrived in one turn of the ring shares one Raft batch, one flush and few sends.
 
+mod doors;
+mod endings;
 mod log_io;
 mod mailbox;
 mod pace;
 mod peers;
 mod pool;
 mod ring;
+mod sockets;
 
 use crate::{
+    descriptors::Shares,
     member::Input,
     process::Signal,
     server::{Link, Operation, Port, Server},
 };
+use doors::Doors;
+use endings::{Endings, Reading};
 use engine::{
     page::{is_disk_full, CheckpointJob, PageDir, Progress, Stage},
     wal::driver::LogFiles,
@@ -28,11 +34,12 @@ use net::driver::{Listener, Socket};
 use pace::{Pace, Pressure};
 use peers::{Dial, Resolver};
 use pool::Pool;
+use sockets::{accept, flush, write_when_possible};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
     future::poll_fn,
-    io::{self, IoSlice},
+    io,
     net::SocketAddr,
     rc::Rc,
     sync::{
@@ -57,13 +64,8 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 const POOL_THREADS: usize = 2;
 /// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
 const ALONE_CALLS_MAX: usize = 1;
-/// How often a connection whose peer does not read is looked at again.
-const BACK_PRESSURE_POLL: Duration = Duration::from_millis(2);
 /// How often a stop looks whether another member leads.
 const HAND_OVER_POLL: Duration = Duration::from_millis(1);
-/// After a failed accept.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
-
 /// A completion from another thread.
 pub enum Completion {
     Input(Input),
@@ -96,7 +98,10 @@ impl Stopper {
 
 struct Core {
     server: Server,
+    /// The open connections. Whatever takes one out of here shuts it down, and its reader then ends.
     sockets: BTreeMap<Link, Socket>,
+    doors: Doors,
+    endings: Endings,
     /// Connections whose socket buffer is full; a writer task waits for each.
     full: BTreeSet<Link>,
     /// Writer tasks to start.
@@ -120,6 +125,33 @@ impl Core {
 
     fn is_handing_over(&self) -> bool {
         self.server.member.is_handing_over(self.now_ns())
+    }
+
+    /// Whether the connection's reader is to go on.
+    fn reading(&self, link: Link) -> Reading {
+        if !self.sockets.contains_key(&link) {
+            return Reading::Over;
+        }
+        match self.endings.reading(link) {
+            Some(reading) => reading,
+            None if self.server.wants_input(link) => Reading::Go,
+            None => Reading::Wait,
+        }
+    }
+
+    fn receive(&mut self, link: Link, bytes: &[u8]) {
+        if !self.endings.swallows(link, bytes.len()) {
+            let now_ns = self.now_ns();
+            self.server.receive(link, bytes, now_ns);
+            self.wake();
+        }
+    }
+
+    /// Ends the connection at once, in both directions.
+    fn cut(&mut self, link: Link) {
+        if let Some(socket) = self.sockets.remove(&link) {
+            socket.shutdown(); // the reader notices and ends
+        }
     }
 
     fn wake(&mut self) {
@@ -162,6 +194,7 @@ impl Shell {
         log_files: Arc<LogFiles>,
         page_dir: Arc<dyn PageDir>,
         wal_io: WalIo,
+        shares: Shares,
     ) -> io::Result<Shell> {
         let mailbox = Arc::new(Mailbox::default());
         let pool = Pool::start("pool", POOL_THREADS, mailbox.clone())?;
@@ -180,6 +213,8 @@ impl Shell {
             core: Rc::new(RefCell::new(Core {
                 server,
                 sockets: BTreeMap::new(),
+                doors: Doors::new(shares),
+                endings: Endings::default(),
                 full: BTreeSet::new(),
                 writers: Vec::new(),
                 unreached: Vec::new(),
@@ -357,7 +392,7 @@ impl Shell {
                 core.server.complete(Input::Work, now_ns);
                 self.next_work_ns = now_ns + WORK_NS_MAX;
             }
-            core.server.settle(now_ns, &mut self.operations);
+            let again = core.server.settle(now_ns, &mut self.operations);
             self.pressure.set(core.server.member.checkpoint_pressure());
             flush(core, &mut self.dirty, now_ns);
             for operation in self.operations.drain(..) {
@@ -443,11 +478,7 @@ impl Shell {
                         };
                         self.dials.extend(self.resolver.resolve(&address, dial));
                     }
-                    Operation::ClosePeer { connection } => {
-                        if let Some(socket) = core.sockets.remove(&Link::Peer(connection)) {
-                            socket.shutdown(); // the reader notices and ends
-                        }
-                    }
+                    Operation::ClosePeer { connection } => core.cut(Link::Peer(connection)),
                     Operation::Wake { after_ns } => {
                         glommio::spawn_local(wake_after(self.core.clone(), after_ns)).detach();
                     }
@@ -455,7 +486,8 @@ impl Shell {
                     Operation::Halt(reason) => core.halted = Some(reason),
                 }
             }
-            if core.halted.is_some() || core.removed || (self.inputs.is_empty() && !core.wanted) {
+            let goes_on = again || core.wanted || !self.inputs.is_empty();
+            if core.halted.is_some() || core.removed || !goes_on {
                 return;
             }
         }
@@ -532,52 +564,6 @@ fn run_checkpoint(mut job: CheckpointJob, mut pace: Pace) -> Input {
     }
 }
 
-/// Sends what waits in the connections whose output changed.
-fn flush(core: &mut Core, dirty: &mut Vec<Link>, now_ns: u64) {
-    loop {
-        dirty.clear();
-        core.server.take_dirty(dirty);
-        if dirty.is_empty() {
-            return;
-        }
-        for link in dirty.drain(..) {
-            send(core, link, now_ns);
-        }
-    }
-}
-
-fn send(core: &mut Core, link: Link, now_ns: u64) {
-    if core.full.contains(&link) {
-        return;
-    }
-    let Some(socket) = core.sockets.get(&link).cloned() else {
-        return;
-    };
-    while let Some(output) = core.server.output(link) {
-        if output.is_empty() {
-            break;
-        }
-        match socket.try_send(&[IoSlice::new(output.bytes())]) {
-            Ok(Some(sent)) => output.consume(sent),
-            Ok(None) => {
-                let waiting = output.bytes();
-                let first = waiting[..waiting.len().min(READ_BUFFER_BYTES)].to_vec();
-                core.full.insert(link);
-                core.writers.push((link, socket, first));
-                return;
-            }
-            Err(_) => {
-                socket.shutdown(); // the reader notices and closes
-                return;
-            }
-        }
-    }
-    core.server.sent(link, now_ns);
-    if core.server.should_close(link) {
-        socket.shutdown_write();
-    }
-}
-
 /// Gives the member a moment that it asked for.
 async fn wake_after(core: Rc<RefCell<Core>>, after_ns: u64) {
     glommio::timer::sleep(Duration::from_nanos(after_ns)).await;
@@ -585,70 +571,4 @@ async fn wake_after(core: Rc<RefCell<Core>>, after_ns: u64) {
     let now_ns = core.now_ns();
     core.server.wake(now_ns);
     core.wake();
-}
-
-/// Waits until a full socket takes bytes again. The bytes it waits with are the first ones of the connection's output,
-/// which nobody else touches meanwhile.
-async fn write_when_possible(core: Rc<RefCell<Core>>, link: Link, socket: Socket, first: Vec<u8>) {
-    let result = socket.send_some(&first).await;
-    let mut core = core.borrow_mut();
-    core.full.remove(&link);
-    match result {
-        Ok(sent) => {
-            if let Some(output) = core.server.output(link) {
-                output.consume(sent);
-            }
-            core.server.touch(link);
-            core.wake();
-        }
-        Err(_) => socket.shutdown(),
-    }
-}
-
-async fn accept(listener: Listener, port: Port, core: Rc<RefCell<Core>>) {
-    loop {
-        match listener.accept().await {
-            Ok(socket) => {
-                let link = {
-                    let mut core = core.borrow_mut();
-                    let now_ns = core.now_ns();
-                    let link = core.server.open(port, now_ns);
-                    core.sockets.insert(link, socket.clone());
-                    core.wake();
-                    link
-                };
-                glommio::spawn_local(read(socket, link, core.clone())).detach();
-            }
-            Err(_) => glommio::timer::sleep(ACCEPT_BACKOFF).await,
-        }
-    }
-}
-
-async fn read(socket: Socket, link: Link, core: Rc<RefCell<Core>>) {
-    let buffers = core.borrow().buffers.clone();
-    loop {
-        while !core.borrow().server.wants_input(link) {
-            glommio::timer::sleep(BACK_PRESSURE_POLL).await;
-        }
-        // The buffer is borrowed only while bytes are moved: a thousand idle connections share one.
-        let result = socket
-            .read_with(&buffers, |bytes| {
-                let mut core = core.borrow_mut();
-                let now_ns = core.now_ns();
-                core.server.receive(link, bytes, now_ns);
-                core.wake();
-            })
-            .await;
-        match result {
-            Ok(0) | Err(_) => break,
-            Ok(_) => {}
-        }
-    }
-    let mut core = core.borrow_mut();
-    let now_ns = core.now_ns();
-    core.sockets.remove(&link);
-    core.server.close(link, now_ns);
-    core.wake();
-    drop(core);
-    socket.shutdown();
 }

@@ -3,7 +3,7 @@
 //! Resolving a name may take as long as a name server likes, so it happens on threads of its own; what was found is kept
 //! for a few seconds, and forgotten when it leads nowhere.
 
-use super::{read, Completion, Core};
+use super::{sockets::read, Completion, Core};
 use crate::{
     peers::DialFailure,
     server::Link,

@@ -190,7 +190,7 @@ fn member_config(number: usize, ids: wal::Identity, settings: Settings) -> membe
         election_ticks: ELECTION_TICKS,
         request_bytes_max: REQUEST_BYTES_MAX,
         txn_ops_max: 128,
-        delete_slice_keys: 2,
+        apply_slice_keys: 2,
         request_ids: lease::RequestIds::new(ids.member_id, 1),
         seed: number as u64 + 1,
         strict_reconfig_check: true,
@@ -369,9 +369,14 @@ impl World {
         for input in std::mem::take(&mut machine.inbox) {
             machine.member.step(input, now_ns);
         }
-        machine.member.settle(now_ns);
         let mut effects = Vec::new();
-        machine.member.take_effects(&mut effects);
+        loop {
+            machine.member.settle(now_ns);
+            machine.member.take_effects(&mut effects);
+            if !machine.member.wants_settle() {
+                break;
+            }
+        }
         let node = machine.member.node();
         if node.role() == Role::Leader {
             let id = machine.id;

@@ -87,9 +87,11 @@ impl World {
         }
         holder.renewals_left -= 1;
         if attaches && holder.renewals_left % 3 == 0 {
+            let which = holder.renewals_left / 3;
             let question = self.next_question();
+            // Several keys of a lease, so that revoking it takes slices; other leases take them over.
             let mut put = pb::PutRequest {
-                key: format!("lease/{}", lease % 7).into(),
+                key: format!("lease/{}/{}", lease % 7, which).into(),
                 value: format!("#{question}#").into(),
                 lease,
                 ..Default::default()

@@ -24,7 +24,7 @@ use std::{
     },
 };
 
-const TERM: u64 = 3;
+pub const TERM: u64 = 3;
 pub const TICK_NS: u64 = 100_000_000;
 /// Another member, which joined the cluster of the three.
 pub const JOINED: u64 = 77;
@@ -160,7 +160,7 @@ impl Machine {
                     election_ticks: 10,
                     request_bytes_max: 1 << 20,
                     txn_ops_max: 128,
-                    delete_slice_keys: 2,
+                    apply_slice_keys: 2,
                     request_ids: lease::RequestIds::new(ids.member_id, 1),
                     seed: 1,
                     strict_reconfig_check: true,

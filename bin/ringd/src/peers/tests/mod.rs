@@ -32,6 +32,7 @@ fn transport(id: u64) -> Transport {
         election_ns: ELECTION_NS,
         request_timeout_ns: 7_000 * MS,
         unix_ms: 0,
+        inbound_max: INBOUND_MAX,
     })
 }
 
