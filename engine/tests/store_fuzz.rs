@@ -9,10 +9,14 @@ use tree_world::Random;
 
 fn corpus(name: &str, target: fn(&[u8])) {
     let corpus = format!("{}/../fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
-    for entry in std::fs::read_dir(corpus).into_iter().flatten().flatten() {
-        println!("{name} {}", entry.path().display());
-        target(&std::fs::read(entry.path()).expect("a corpus file"));
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(corpus).expect("the stored corpus") {
+        let path = entry.expect("a corpus file").path();
+        println!("{name} {}", path.display());
+        target(&std::fs::read(path).expect("a corpus file"));
+        inputs += 1;
     }
+    assert!(inputs > 0, "{name}: nothing is stored");
 }
 
 fn key(rng: &mut Random) -> Vec<u8> {

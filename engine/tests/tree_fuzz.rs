@@ -19,9 +19,14 @@ fn input(random: &mut Random) -> Vec<u8> {
 
 fn replay(name: &str, rounds: u64, target: fn(&[u8])) {
     let corpus = format!("{}/../fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
-    for entry in std::fs::read_dir(corpus).into_iter().flatten().flatten() {
-        target(&std::fs::read(entry.path()).expect("a corpus file"));
+    let mut inputs = 0;
+    for entry in std::fs::read_dir(corpus).expect("the stored corpus") {
+        let path = entry.expect("a corpus file").path();
+        println!("{name} {}", path.display());
+        target(&std::fs::read(path).expect("a corpus file"));
+        inputs += 1;
     }
+    assert!(inputs > 10, "{name}: {inputs} stored inputs");
     let scale = std::env::var("FUZZ_SCALE").map_or(1, |s| s.parse().expect("a number"));
     for seed in 0..rounds * scale {
         println!("{name} seed {seed}");

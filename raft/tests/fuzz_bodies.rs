@@ -96,14 +96,24 @@ proptest! {
     }
 }
 
-#[test]
-fn stored_steps() {
-    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/corpus/raft_step");
+fn replay(name: &str, target: fn(&[u8])) {
+    let corpus = format!("{}/../fuzz/corpus/{name}", env!("CARGO_MANIFEST_DIR"));
     let mut inputs = 0;
     for file in std::fs::read_dir(corpus).expect("a corpus") {
         let path = file.expect("a file").path();
-        raft::fuzzing::raft_step(&std::fs::read(path).expect("a readable file"));
+        println!("{name} {}", path.display());
+        target(&std::fs::read(path).expect("a readable file"));
         inputs += 1;
     }
-    assert!(inputs > 30, "{inputs} inputs");
+    assert!(inputs > 30, "{name}: {inputs} inputs");
+}
+
+#[test]
+fn stored_steps() {
+    replay("raft_step", raft::fuzzing::raft_step);
+}
+
+#[test]
+fn stored_plans() {
+    replay("raft_cluster", raft::fuzzing::raft_cluster);
 }

@@ -70,9 +70,17 @@ impl Client {
         method: &str,
         request: &Q,
     ) -> Result<A, Refusal> {
-        let path = format!("/etcdserverpb.{method}");
+        self.call(&format!("/etcdserverpb.{method}"), request).await
+    }
+
+    /// `path` as in `/v3lockpb.Lock/Lock`.
+    pub async fn call<Q: Message, A: Message + Default>(
+        &self,
+        path: &str,
+        request: &Q,
+    ) -> Result<A, Refusal> {
         let body = Bytes::from(request.encode_to_vec());
-        let answer = self.connection.unary(&path, body, &self.extras).await?;
+        let answer = self.connection.unary(path, body, &self.extras).await?;
         Ok(A::decode(answer).expect("the answer is a message"))
     }
 

@@ -30,6 +30,9 @@ pub struct Command {
     /// What follows the command's path in the usage line.
     pub usage: &'static str,
     pub about: &'static str,
+    /// Lines of help; none for most.
+    pub description: &'static [&'static str],
+    /// A group's are its commands' too, which name them again.
     pub opts: &'static [Opt],
     pub subs: &'static [Command],
 }
@@ -61,17 +64,35 @@ const fn leaf(
         name,
         usage,
         about,
+        description: &[],
         opts,
         subs: &[],
     }
 }
 
+const fn described(description: &'static [&'static str], command: Command) -> Command {
+    Command {
+        description,
+        ..command
+    }
+}
+
 const fn group(name: &'static str, about: &'static str, subs: &'static [Command]) -> Command {
+    group_with(name, about, &[], subs)
+}
+
+const fn group_with(
+    name: &'static str,
+    about: &'static str,
+    opts: &'static [Opt],
+    subs: &'static [Command],
+) -> Command {
     Command {
         name,
         usage: "<subcommand>",
         about,
-        opts: &[],
+        description: &[],
+        opts,
         subs,
     }
 }
@@ -170,7 +191,18 @@ const CLUSTER: Opt = opt(
 #[rustfmt::skip]
 pub static COMMANDS: &[Command] = &[
     leaf("get", "[options] <key> [range_end]", "Gets the key or a range of keys", GET),
-    leaf("put", "[options] <key> <value> (<value> can also be given from stdin)", "Puts the given key into the store", PUT),
+    described(
+        &[
+            "Without <value> the value is what stands on standard input, unless --ignore-value keeps the present one:",
+            "",
+            "$ put <key> < <file>",
+            "",
+            "A <value> that begins with '-' would be taken for an option; '--' ends the options:",
+            "",
+            "$ put <key> -- <value>",
+        ],
+        leaf("put", "[options] <key> <value> (<value> can also be given from stdin)", "Puts the given key into the store", PUT),
+    ),
     leaf("del", "[options] <key> [range_end]", "Removes the specified key or range of keys [key, range_end)", DEL),
     leaf("txn", "[options]", "Txn processes all the requests in one transaction", &[
         short('i', opt("interactive", Bool, "false", "Input transaction in interactive mode")),
@@ -183,13 +215,19 @@ pub static COMMANDS: &[Command] = &[
         leaf("list", "", "Lists all alarms", &[]),
     ]),
     leaf("defrag", "", "Defragments the storage of the etcd members with given endpoints", &[CLUSTER]),
-    group("endpoint", "Endpoint related commands", &[
+    group_with("endpoint", "Endpoint related commands", &[CLUSTER], &[
         leaf("hashkv", "", "Prints the KV history hash for each endpoint in --endpoints", &[
             CLUSTER,
             opt("rev", Int, "0", "maximum revision to hash (default: all revisions)"),
         ]),
         leaf("health", "", "Checks the healthiness of endpoints specified in `--endpoints` flag", &[CLUSTER]),
-        leaf("status", "", "Prints out the status of endpoints specified in `--endpoints` flag", &[CLUSTER]),
+        described(
+            &[
+                "With --write-out=simple there is one line for each endpoint, of these items with commas between them:",
+                "endpoint, ID, version, database size, is leader, is learner, Raft term, Raft index, Raft applied index, errors.",
+            ],
+            leaf("status", "", "Prints out the status of endpoints specified in `--endpoints` flag", &[CLUSTER]),
+        ),
     ]),
     leaf("move-leader", "<transferee-member-id>", "Transfers leadership to another etcd cluster member.", &[]),
     leaf("watch", "[options] [key or prefix] [range_end] [--] [exec-command arg1 arg2 ...]", "Watches events stream on keys or prefixes", WATCH),

@@ -22,6 +22,13 @@ pub fn text(program: &str, path: &[&'static Command]) -> String {
         "NAME:\n\t{title} - {about}\n\nUSAGE:\n\t{}\n",
         usage_line(program, &names, usage)
     ));
+    let description = path.last().map_or(&[][..], |c| c.description);
+    if !description.is_empty() {
+        out.push_str("\nDESCRIPTION:\n");
+    }
+    for line in description {
+        out.push_str(&format!("\t{line}\n"));
+    }
     let level = path.last().map_or(COMMANDS, |c| c.subs);
     if path.is_empty() {
         out.push_str(&format!("\nVERSION:\n\t{VERSION}\n"));
@@ -36,13 +43,19 @@ pub fn text(program: &str, path: &[&'static Command]) -> String {
         rows.sort();
         out.push_str(&columns(&rows, "\t"));
     }
+    let inherited = match path {
+        [group, _] => group.opts,
+        _ => &[],
+    };
     let mut own: Vec<(String, String)> = path
         .last()
         .map_or(&[][..], |c| c.opts)
         .iter()
+        .filter(|opt| !inherited.iter().any(|group| group.name == opt.name))
         .map(option)
         .collect();
-    let global: Vec<(String, String)> = GLOBAL.iter().map(option).collect();
+    let mut global: Vec<(String, String)> = GLOBAL.iter().chain(inherited).map(option).collect();
+    global.sort_by(|a, b| long_name(&a.0).cmp(long_name(&b.0)));
     if path.is_empty() {
         own.extend(global.iter().cloned());
     }
@@ -139,6 +152,41 @@ mod tests {
             columns(&rows, "\t"),
             "\trole revoke-permission\ta\n\talarm disarm\t\tb\n"
         );
+    }
+
+    #[test]
+    fn a_groups_options_are_global_ones_of_its_commands() {
+        let endpoint = COMMANDS.iter().find(|c| c.name == "endpoint").unwrap();
+        let status = endpoint.subs.iter().find(|c| c.name == "status").unwrap();
+        let sections = |path: &[&'static Command]| -> (bool, bool) {
+            let text = text("etcdctl", path);
+            let (own, global) = text.split_once("GLOBAL OPTIONS:").unwrap();
+            (own.contains("--cluster"), global.contains("--cluster"))
+        };
+        assert_eq!(sections(&[endpoint]), (true, false));
+        assert_eq!(sections(&[endpoint, status]), (false, true));
+    }
+
+    #[test]
+    fn descriptions_stand_between_usage_and_options() {
+        for path in [&["put"][..], &["endpoint", "status"]] {
+            let mut level = COMMANDS;
+            let mut commands = Vec::new();
+            for name in path {
+                let command = level.iter().find(|c| c.name == *name).unwrap();
+                commands.push(command);
+                level = command.subs;
+            }
+            let text = text("etcdctl", &commands);
+            let at = |title: &str| {
+                text.find(title)
+                    .unwrap_or_else(|| panic!("{title}: {text}"))
+            };
+            assert!(
+                at("USAGE:\n") < at("\nDESCRIPTION:\n\t")
+                    && at("\nDESCRIPTION:") < at("\nOPTIONS:")
+            );
+        }
     }
 
     #[test]

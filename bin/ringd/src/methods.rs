@@ -72,6 +72,7 @@ methods! {
     Unlock = 48, "/v3lockpb.Lock/Unlock", Unary;
     HealthCheck = 49, "/grpc.health.v1.Health/Check", Unary;
     HealthWatch = 50, "/grpc.health.v1.Health/Watch", ServerStream;
+    HealthList = 51, "/grpc.health.v1.Health/List", Unary;
 }
 
 /// The table that `net` dispatches on.

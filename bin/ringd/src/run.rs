@@ -94,6 +94,9 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
         "listen-client-urls" => crate::logging::Value::strs(&config.listen_client_urls));
     let clients = bind(&config.listen_client_urls)?;
     log.record(&config.start_record(directory.initialized));
+    for warning in config.limit_records() {
+        log.record(&warning);
+    }
     let started = bootstrap::start(config, log)?;
     // Until here a signal ends the process at once: bootstrap may wait for others for long. No thread has begun yet.
     let signals = Signals::block()?;

@@ -1,4 +1,4 @@
-//! A human-readable listing of log files, for `ringutl wal dump`.
+//! A human-readable listing of log files, for whoever has to look into one.
 
 use std::fmt::{self, Write as _};
 use std::io;

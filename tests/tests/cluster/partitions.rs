@@ -4,6 +4,7 @@ use std::future::Future;
 use std::time::{Duration, Instant};
 
 use proto::etcdserverpb as pb;
+use proto::{v3electionpb as election, v3lockpb as lock};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 use ringd_tests::client::{needs_leader, Client};
@@ -144,6 +145,23 @@ async fn a_leader_that_is_cut_off_lets_requests_time_out() {
     cluster.agree().await;
 }
 
+/// What is left of a lease is told by the leader alone, as long as it believes that it is one; here that is 5 s at least.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_cut_off_tells_the_time_left() {
+    let plan = Plan::of(3).network().setting("election-timeout", "5000");
+    let cluster = Cluster::start(plan).await;
+    let leader = cluster.leader().await;
+    let client = cluster.client(leader).deadline(AT_ONCE);
+    client.grant(7, 600).await.expect("a lease");
+    let rest = cluster.others(leader);
+    cluster.network().divide(&[leader], &rest, Link::Held);
+    let told = client.time_to_live(7).await.expect("at once");
+    assert_eq!(told.granted_ttl, 600);
+    assert!((1..=600).contains(&told.ttl), "{told:?}");
+    let put = client.put("k", "v").await;
+    assert!(put.is_err(), "a quorum could be reached: {put:?}");
+}
+
 /// A member without a quorum refuses each kind of request in its own way, in time.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_without_a_quorum_refuses_in_time() {
@@ -166,7 +184,9 @@ async fn a_member_without_a_quorum_refuses_in_time() {
         refuses_writes(&client),
         refuses_reads(&client),
         refuses_leases(&client),
+        refuses_recipes(&client, 7),
         refuses_changes(&client, cluster.member(lonely).id()),
+        waits_with_removals(&client),
         serves_what_it_has(&client),
         ends_streams(&client, &mut told),
     );
@@ -263,6 +283,45 @@ async fn refuses_leases(client: &Client) {
     );
 }
 
+async fn recipe_refused<Q: prost::Message>(client: &Client, path: &str, request: Q) {
+    let answer = client.call::<Q, pb::ResponseHeader>(path, &request);
+    refused(path, answer, proposal_without_leader(), T + SLACK).await;
+}
+
+/// The recipes pass on what became of the writes that they are made of, a time limit of the server's with its code.
+async fn refuses_recipes(client: &Client, lease: i64) {
+    let name = bytes::Bytes::from_static(b"name");
+    let lock = |lease| lock::LockRequest {
+        name: name.clone(),
+        lease,
+    };
+    let unlock = lock::UnlockRequest { key: name.clone() };
+    let campaign = election::CampaignRequest {
+        name: name.clone(),
+        lease,
+        value: name.clone(),
+    };
+    let leader = Some(election::LeaderKey {
+        name: name.clone(),
+        key: name.clone(),
+        rev: 1,
+        lease,
+    });
+    let proclaim = election::ProclaimRequest {
+        leader: leader.clone(),
+        value: name.clone(),
+    };
+    let resign = election::ResignRequest { leader };
+    tokio::join!(
+        recipe_refused(client, "/v3lockpb.Lock/Lock", lock(lease)),
+        recipe_refused(client, "/v3lockpb.Lock/Lock", lock(0)),
+        recipe_refused(client, "/v3lockpb.Lock/Unlock", unlock),
+        recipe_refused(client, "/v3electionpb.Election/Campaign", campaign),
+        recipe_refused(client, "/v3electionpb.Election/Proclaim", proclaim),
+        recipe_refused(client, "/v3electionpb.Election/Resign", resign),
+    );
+}
+
 async fn refuses_changes(client: &Client, own: u64) {
     let unhealthy = refusal(UNAVAILABLE, "etcdserver: unhealthy cluster");
     let not_leader = refusal(FAILED_PRECONDITION, "etcdserver: not leader");
@@ -287,6 +346,19 @@ async fn refuses_changes(client: &Client, own: u64) {
             T + SLACK
         ),
     );
+}
+
+/// Nothing bounds a change of members but the client's own patience: whom there is to remove is for the log to tell.
+async fn waits_with_removals(client: &Client) {
+    const UNKNOWN: u64 = 5;
+    let patience = T + AT_ONCE;
+    let started = Instant::now();
+    let client = client.clone().deadline(patience);
+    let answer = client.member_remove(UNKNOWN).await;
+    let refusal = answer.expect_err("a removal without a quorum");
+    assert_eq!(refusal.code, DEADLINE_EXCEEDED, "{refusal:?}");
+    let took = started.elapsed();
+    assert!(took > T, "{refusal:?} after {took:?}");
 }
 
 async fn serves_what_it_has(client: &Client) {

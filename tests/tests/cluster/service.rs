@@ -1,5 +1,7 @@
 //! What a client may ask any member of a healthy cluster.
 
+use std::time::Instant;
+
 use prost::Message as _;
 use proto::etcdserverpb as pb;
 use proto::mvccpb::event::EventType;
@@ -7,7 +9,7 @@ use ringd_tests::cluster::{Cluster, Plan};
 use ringd_tests::server::{is_ringd, PATIENCE};
 use ringd_tests::transport::Stream;
 
-use super::{load, refusal, settle, FAILED_PRECONDITION};
+use super::{load, pause_ms, refusal, settle, FAILED_PRECONDITION};
 
 const RESOURCE_EXHAUSTED: i32 = 8;
 
@@ -147,6 +149,67 @@ async fn every_member_serves_leases() {
     let mut watch = cluster.client(0).watch("short", 0);
     assert_eq!(events(&mut watch, 1).await[0].1, "short");
     cluster.agree().await;
+}
+
+/// What a lease lost while its old leader ran counts no more, whether it stops in good order or is killed.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_leader_gives_each_lease_its_full_time() {
+    const ID: i64 = 90;
+    const TTL_S: i64 = 600;
+    let mut cluster = Cluster::start(Plan::of(3)).await;
+    let leader = cluster.leader().await;
+    cluster
+        .client(leader)
+        .grant(ID, TTL_S)
+        .await
+        .expect("a lease");
+    let end = Instant::now() + PATIENCE;
+    let left = |told: pb::LeaseTimeToLiveResponse| told.ttl;
+    while left(cluster.client(leader).time_to_live(ID).await.expect("it")) > TTL_S - 4 {
+        assert!(Instant::now() < end, "the lease's time does not run");
+        pause_ms(100).await;
+    }
+    let heir = (leader + 1) % 3;
+    cluster.kill(leader);
+    let rest = cluster.others(leader);
+    cluster.leader_of(&rest).await;
+    let client = cluster.client(heir);
+    // The full time and one election timeout are given from when the leader begins, so that a second may pass first.
+    let told = left(client.time_to_live(ID).await.expect("it"));
+    assert!(told > TTL_S - 4, "{told} s are left");
+}
+
+/// Calls that go through the leader are answered by the member that was asked, and signed by it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_member_that_was_asked_signs_the_answer() {
+    let cluster = Cluster::start(Plan::of(3)).await;
+    let leader = cluster.leader().await;
+    cluster.client(leader).grant(7, 600).await.expect("a lease");
+    cluster.agree().await;
+    let signer = |header: Option<pb::ResponseHeader>| header.expect("a header").member_id;
+    for member in 0..3 {
+        let (client, own) = (cluster.client(member), cluster.member(member).id());
+        let told = client.time_to_live(7).await.expect("a time to live");
+        assert_eq!(signer(told.header), own, "time to live, m{member}");
+        let mut stream = client.stream("Lease/LeaseKeepAlive");
+        stream.send(pb::LeaseKeepAliveRequest { id: 7 }.encode_to_vec().into());
+        let renewed = stream.next(PATIENCE).await.expect("an answer in time");
+        let renewed = pb::LeaseKeepAliveResponse::decode(renewed.expect("an answer"));
+        let renewed = renewed.expect("a message");
+        assert_eq!(
+            (signer(renewed.header), renewed.ttl),
+            (own, 600),
+            "keep-alive, m{member}"
+        );
+        let read = client.range("k", false).await.expect("a read");
+        assert_eq!(signer(read.header), own, "a read, m{member}");
+        let granted = client.grant(100 + member as i64, 600).await;
+        assert_eq!(
+            signer(granted.expect("a lease").header),
+            own,
+            "a grant, m{member}"
+        );
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -180,3 +180,67 @@ async fn an_election_from_campaign_to_resignation() {
     let nobody = election::ResignRequest { leader: None };
     refused(etcd.election.resign(nobody).await, Code::Unknown, missing);
 }
+
+/// The lease of the record under a key, 0 if it has none.
+async fn lease_of(etcd: &mut Etcd, key: &bytes::Bytes) -> i64 {
+    let request = pb::RangeRequest {
+        key: key.clone(),
+        ..Default::default()
+    };
+    let answer = etcd.kv.range(request).await.expect("a range").into_inner();
+    answer.kvs.first().expect("a record").lease
+}
+
+async fn leases(etcd: &mut Etcd) -> Vec<i64> {
+    let answer = etcd.lease.lease_leases(pb::LeaseLeasesRequest {}).await;
+    let leases = answer.expect("the leases").into_inner().leases;
+    leases.iter().map(|lease| lease.id).collect()
+}
+
+#[tokio::test]
+async fn a_leader_without_a_lease_is_given_one() {
+    let mut etcd = Etcd::fresh().await;
+    etcd.grant(1, 600).await;
+    let won = etcd.election.campaign(campaign(1, "one")).await;
+    let won = won.expect("a leader").into_inner().leader.expect("a key");
+    let leader = election::LeaderKey { lease: 0, ..won };
+    let proclaim = |rev: i64| election::ProclaimRequest {
+        leader: Some(election::LeaderKey {
+            rev,
+            ..leader.clone()
+        }),
+        value: bytes("uno"),
+    };
+    let said = etcd.election.proclaim(proclaim(leader.rev)).await;
+    said.expect("a proclamation");
+    let given = lease_of(&mut etcd, &leader.key).await;
+    assert!(given > 1, "the key has lease {given}");
+    let request = pb::LeaseTimeToLiveRequest {
+        id: given,
+        keys: true,
+    };
+    let told = etcd.lease.lease_time_to_live(request).await;
+    let told = told.expect("a lease").into_inner();
+    assert_eq!(
+        (told.granted_ttl, told.keys),
+        (60, vec![leader.key.clone()])
+    );
+    assert_eq!(leases(&mut etcd).await.len(), 2);
+    // The lease comes before the question whether the caller leads.
+    refused(
+        etcd.election.proclaim(proclaim(leader.rev + 100)).await,
+        Code::Unknown,
+        "election: not leader",
+    );
+    assert_eq!(leases(&mut etcd).await.len(), 3);
+    let resign = election::ResignRequest {
+        leader: Some(leader),
+    };
+    etcd.election.resign(resign).await.expect("a resignation");
+    assert_eq!(leases(&mut etcd).await.len(), 4);
+    refused(
+        etcd.election.leader(of_e()).await,
+        Code::Unknown,
+        "election: no leader",
+    );
+}

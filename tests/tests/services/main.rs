@@ -8,6 +8,7 @@ mod lease;
 mod lock;
 mod maintenance;
 mod protocol;
+mod range_stream;
 mod traps;
 mod txn;
 mod watch;

@@ -210,7 +210,14 @@ const TRAPS: &[Trap] = &[
     later(34, "CORS and host names", "the JSON gateway"),
     later(35, "bodies of health checks", "HTTP health checks"),
     later(36, "HTTP/2 on the plain port", "the JSON gateway"),
-    later(37, "leases at a change of leader", "clusters"),
+    covered(
+        37,
+        "leases at a change of leader",
+        &[
+            "cluster/pauses.rs::no_lease_ends_early_when_its_leader_stood_still",
+            "cluster/service.rs::a_new_leader_gives_each_lease_its_full_time",
+        ],
+    ),
     covered(
         38,
         "input that a real etcd dies of",
@@ -219,8 +226,16 @@ const TRAPS: &[Trap] = &[
             "services/maintenance.rs::unknown_alarms_are_errors",
         ],
     ),
-    later(39, "member ids of forwarded calls", "clusters"),
-    later(40, "learners", "clusters"),
+    covered(
+        39,
+        "member ids of forwarded calls",
+        &["cluster/service.rs::the_member_that_was_asked_signs_the_answer"],
+    ),
+    covered(
+        40,
+        "learners",
+        &["cluster/membership.rs::a_learner_learns_and_is_promoted_under_load"],
+    ),
 ];
 
 /// Every trap is in the table once, and every test that it names is there.

@@ -5,6 +5,7 @@
 
 mod observe;
 mod requests;
+mod tenure;
 mod wait;
 
 use crate::{
@@ -15,9 +16,6 @@ use bytes::Bytes;
 use prost::Message;
 use proto::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
 use std::collections::BTreeMap;
-
-/// TTL of the lease that is granted when the caller brings none, in seconds.
-const SESSION_TTL_S: i64 = 60;
 
 /// A call of one of the two services.
 #[derive(Clone, Debug)]
@@ -59,6 +57,8 @@ pub enum Step {
 enum Stage {
     /// A lease was asked for.
     Granting(wait::Claim),
+    /// A lease was asked for, in the name of a leader.
+    GrantingTenure(tenure::Tenure),
     /// The claim's transaction is under way.
     Claiming(wait::Claim),
     /// A campaign that had won its key before is changing the value.
@@ -99,33 +99,35 @@ impl Concurrency {
 
     /// Starts a call.
     pub fn start(&mut self, call: CallId, recipe: Recipe, steps: &mut Vec<Step>) {
+        let mut lease = 0;
         let (stage, request) = match recipe {
-            Recipe::Lock(request) => wait::Claim::lock(request).start(),
-            Recipe::Campaign(request) => wait::Claim::campaign(request).start(),
+            Recipe::Lock(request) => {
+                lease = request.lease;
+                wait::Claim::lock(request).start()
+            }
+            Recipe::Campaign(request) => {
+                lease = request.lease;
+                wait::Claim::campaign(request).start()
+            }
             Recipe::Unlock(request) => (
                 Stage::Unlocking,
                 Request::DeleteRange(requests::delete(request.key)),
             ),
-            Recipe::Proclaim(request) => match request.leader {
+            Recipe::Proclaim(election::ProclaimRequest { leader, value }) => match leader {
                 None => return steps.push(missing_leader(call)),
-                Some(leader) => (
-                    Stage::Proclaiming,
-                    Request::Txn(Box::new(requests::put_if_created(
-                        leader.key,
-                        leader.rev,
-                        request.value,
-                        leader.lease,
-                    ))),
-                ),
+                Some(leader) => {
+                    lease = leader.lease;
+                    let value = Some(value);
+                    tenure::Tenure { leader, value }.start()
+                }
             },
-            Recipe::Resign(request) => match request.leader {
+            Recipe::Resign(election::ResignRequest { leader }) => match leader {
                 None => return steps.push(missing_leader(call)),
-                Some(leader) => (
-                    Stage::Resigning,
-                    Request::Txn(Box::new(requests::delete_if_created(
-                        leader.key, leader.rev,
-                    ))),
-                ),
+                Some(leader) => {
+                    lease = leader.lease;
+                    let value = None;
+                    tenure::Tenure { leader, value }.start()
+                }
             },
             Recipe::Leader(request) => (
                 Stage::Leading,
@@ -136,10 +138,6 @@ impl Concurrency {
                 let first = Request::Range(observer.read());
                 (Stage::Observing(observer), first)
             }
-        };
-        let lease = match &stage {
-            Stage::Claiming(claim) => claim.lease,
-            _ => 0,
         };
         self.next_session = self.next_session.wrapping_add(1);
         let id = self.next_session;
@@ -153,7 +151,7 @@ impl Concurrency {
         );
         self.calls.insert(call, id);
         if lease != 0 {
-            // The lease is the caller's: one renewal, whose outcome the claim itself will show.
+            // The lease is the caller's: one renewal, whose outcome the call itself will show.
             steps.push(Step::Ask {
                 call: CallId::new(CallId::INTERNAL_CONNECTION, 0),
                 request: Request::LeaseKeepAlive(pb::LeaseKeepAliveRequest { id: lease }),
@@ -275,13 +273,9 @@ impl Concurrency {
             Err(status) => {
                 self.drop_watch(&mut session, steps);
                 self.calls.remove(&call);
-                // Whatever fails inside a recipe arrives with code UNKNOWN and the bare message.
                 steps.push(Step::Reply {
                     call,
-                    result: Err(Status {
-                        code: code::UNKNOWN,
-                        message: status.message,
-                    }),
+                    result: Err(failed_inside(status)),
                 });
             }
         }
@@ -332,6 +326,7 @@ enum Outcome {
 fn advance(stage: Stage, message: &Bytes) -> Result<Outcome, Status> {
     match stage {
         Stage::Granting(claim) => claim.granted(parse(message)?),
+        Stage::GrantingTenure(tenure) => tenure.granted(parse(message)?),
         Stage::Claiming(claim) => claim.claimed(parse(message)?),
         Stage::Updating(contest) => contest.updated(parse(message)?),
         Stage::Waiting(contest) => contest.looked(parse(message)?),
@@ -378,6 +373,18 @@ fn advance(stage: Stage, message: &Bytes) -> Result<Outcome, Status> {
 
 fn parse<M: Message + Default>(message: &Bytes) -> Result<M, Status> {
     M::decode(message.clone()).map_err(|error| Status::with_text(code::UNKNOWN, error.to_string()))
+}
+
+/// Whatever fails inside a recipe arrives with code UNKNOWN and the bare message, but for a time limit: that is no error
+/// of the server's own, and keeps its code.
+fn failed_inside(status: Status) -> Status {
+    match status.code {
+        code::DEADLINE_EXCEEDED => status,
+        _ => Status {
+            code: code::UNKNOWN,
+            message: status.message,
+        },
+    }
 }
 
 fn missing_leader(call: CallId) -> Step {

@@ -1,7 +1,19 @@
 //! The requests that the recipes are made of.
 
+use crate::request::Request;
 use bytes::{BufMut, Bytes, BytesMut};
 use proto::etcdserverpb as pb;
+
+/// TTL of the lease that is granted when the caller brings none, in seconds.
+const SESSION_TTL_S: i64 = 60;
+
+/// A lease for a caller that brings none.
+pub fn grant() -> Request {
+    Request::LeaseGrant(pb::LeaseGrantRequest {
+        ttl: SESSION_TTL_S,
+        id: 0,
+    })
+}
 
 /// `<name>/`: every claim of one lock or election lies under it.
 pub fn prefix(name: &Bytes) -> Bytes {

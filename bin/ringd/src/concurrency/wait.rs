@@ -1,6 +1,6 @@
 //! Claiming a key and waiting until all older claims under its prefix are gone: the common part of Lock and Campaign.
 
-use super::{requests, Outcome, Stage, SESSION_TTL_S};
+use super::{requests, Outcome, Stage};
 use crate::{
     request::Request,
     status::{code, Status},
@@ -50,11 +50,7 @@ impl Claim {
 
     pub fn start(self) -> (Stage, Request) {
         if self.lease == 0 {
-            let grant = pb::LeaseGrantRequest {
-                ttl: SESSION_TTL_S,
-                id: 0,
-            };
-            return (Stage::Granting(self), Request::LeaseGrant(grant));
+            return (Stage::Granting(self), requests::grant());
         }
         self.claim()
     }

@@ -162,9 +162,14 @@ impl Loading<'_> {
 
     /// What etcd says of any error between validation and serving.
     fn start_failed(&self, error: &str) -> Exit {
-        let fatal = Record::new(Level::Fatal, caller!(), "discovery failed")
-            .with("error", error.to_owned());
-        self.exit(1, self.late.iter().cloned().chain([fatal]).collect())
+        let record = |level, msg: &'static str| {
+            Record::new(level, caller!(), msg).with("error", error.to_owned())
+        };
+        let last = [
+            record(Level::Warn, "failed to start etcd"),
+            record(Level::Fatal, "discovery failed"),
+        ];
+        self.exit(1, self.late.iter().cloned().chain(last).collect())
     }
 
     /// The file when one is named, otherwise the environment below the command line.
@@ -276,7 +281,7 @@ impl Loading<'_> {
         let etcds = PathBuf::from(format!("{name}.{ETCD_DATA_DIR_SUFFIX}"));
         if self.host.exists(&etcds) && !self.host.exists(&own) {
             let text = format!(
-                "refusing to start empty: {} does not exist but {}, which holds etcd's data, does; import it with `ringutl import` (or start with --import-etcd), or name a data directory with --data-dir",
+                "refusing to start empty: {} does not exist but {}, which holds etcd's data, does; ringd cannot read it: to keep the data, start an etcd with it and let this member join that cluster (`etcdctl member add`, then --initial-cluster-state=existing); to start without it, name a data directory with --data-dir",
                 own.display(),
                 etcds.display()
             );

@@ -84,11 +84,58 @@ impl Config {
             .with("ringd-version", RINGD_VERSION)
     }
 
+    /// Warnings of limits above what etcd recommends; they act as they are.
+    pub fn limit_records(&self) -> Vec<Record> {
+        let warn = |msg: &'static str| Record::new(Level::Warn, caller!(), msg);
+        let mut records = Vec::new();
+        if self.max_request_bytes > REQUEST_BYTES_RECOMMENDED {
+            records.push(
+                warn("exceeded recommended request limit")
+                    .with("max-request-bytes", self.max_request_bytes)
+                    .with("max-request-size", size(self.max_request_bytes))
+                    .with("recommended-request-bytes", REQUEST_BYTES_RECOMMENDED)
+                    .with("recommended-request-size", size(REQUEST_BYTES_RECOMMENDED)),
+            );
+        }
+        let quota_bytes = u64::try_from(self.quota_backend_bytes).unwrap_or(0);
+        if quota_bytes > QUOTA_BYTES_RECOMMENDED {
+            records.push(
+                warn("quota exceeds the maximum value")
+                    .with("quota-name", "v3-applier")
+                    .with("quota-size-bytes", quota_bytes)
+                    .with("quota-size", size(quota_bytes))
+                    .with("quota-maximum-size-bytes", QUOTA_BYTES_RECOMMENDED)
+                    .with("quota-maximum-size", size(QUOTA_BYTES_RECOMMENDED)),
+            );
+        }
+        records
+    }
+
     fn quota_bytes_shown(&self) -> i64 {
         match self.quota_backend_bytes {
             0 => super::QUOTA_BYTES_DEFAULT as i64,
             bytes => bytes,
         }
+    }
+}
+
+const REQUEST_BYTES_RECOMMENDED: u64 = 10 << 20;
+const QUOTA_BYTES_RECOMMENDED: u64 = 8 << 30;
+
+/// A size as etcd writes it: in powers of 1000, with one decimal below ten.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 7] = ["B", "kB", "MB", "GB", "TB", "PB", "EB"];
+    let mut unit = 0;
+    let mut one: u64 = 1;
+    while unit + 1 < UNITS.len() && bytes / one >= 1000 {
+        unit += 1;
+        one *= 1000;
+    }
+    // Rounded before the choice of digits, so that 9,999,999 is "10 MB".
+    let tenths = (bytes as f64 / one as f64 * 10.0).round() / 10.0;
+    match unit == 0 || tenths >= 10.0 {
+        true => format!("{tenths:.0} {}", UNITS[unit]),
+        false => format!("{tenths:.1} {}", UNITS[unit]),
     }
 }
 
@@ -98,6 +145,73 @@ const REVISION_COMPACTION_INTERVAL_NS: u64 = 300_000_000_000;
 #[cfg(test)]
 mod tests {
     use crate::config::{load_on, System};
+
+    fn loaded(flags: &[&str]) -> crate::config::Config {
+        let args = ["ringd", "--data-dir=d"].iter().chain(flags);
+        let args = args.map(|arg| arg.to_string()).collect();
+        load_on(&System, args, &[]).unwrap().config
+    }
+
+    #[test]
+    fn sizes_read_as_in_etcds_lines() {
+        for (bytes, text) in [
+            (0, "0 B"),
+            (999, "999 B"),
+            (1000, "1.0 kB"),
+            (20_000_000, "20 MB"),
+            (9_999_999, "10 MB"),
+            (8 << 30, "8.6 GB"),
+            (u64::MAX, "18 EB"),
+        ] {
+            assert_eq!(super::size(bytes), text);
+        }
+    }
+
+    #[test]
+    fn limits_above_the_recommended_ones_are_warned_of() {
+        let lines = |flags: &[&str]| -> Vec<serde_json::Value> {
+            let records = loaded(flags).limit_records();
+            let json = |r: &crate::logging::Record| serde_json::from_str(&r.to_line()).unwrap();
+            records.iter().map(json).collect()
+        };
+        for quiet in [
+            &[][..],
+            &["--max-request-bytes=10485760"],
+            &["--quota-backend-bytes=8589934592"],
+            &["--quota-backend-bytes=-1"],
+        ] {
+            assert!(lines(quiet).is_empty(), "{quiet:?}");
+        }
+        let lines = lines(&[
+            "--max-request-bytes=20000000",
+            "--quota-backend-bytes=9999999999",
+        ]);
+        let expected = [
+            serde_json::json!({
+                "level": "warn",
+                "msg": "exceeded recommended request limit",
+                "max-request-bytes": 20_000_000,
+                "max-request-size": "20 MB",
+                "recommended-request-bytes": 10_485_760,
+                "recommended-request-size": "10 MB",
+            }),
+            serde_json::json!({
+                "level": "warn",
+                "msg": "quota exceeds the maximum value",
+                "quota-name": "v3-applier",
+                "quota-size-bytes": 9_999_999_999_u64,
+                "quota-size": "10 GB",
+                "quota-maximum-size-bytes": 8_589_934_592_u64,
+                "quota-maximum-size": "8.6 GB",
+            }),
+        ];
+        assert_eq!(lines.len(), expected.len());
+        for (line, expected) in lines.iter().zip(&expected) {
+            for (name, value) in expected.as_object().unwrap() {
+                assert_eq!(&line[name], value, "{name}");
+            }
+        }
+    }
 
     #[test]
     fn the_start_message_states_the_configuration() {

@@ -808,7 +808,9 @@ fn an_etcd_data_directory_is_not_hidden() {
     let (code, line) = first_line(run(&["--name=n1"], &[], &files));
     assert_eq!(code, 1);
     assert!(
-        line.contains("n1.ringd") && line.contains("n1.etcd") && line.contains("ringutl import"),
+        line.contains("n1.ringd")
+            && line.contains("n1.etcd")
+            && line.contains("start an etcd with it"),
         "{line}"
     );
     assert!(run(&["--name=n1", "--data-dir=n1.ringd"], &[], &files).is_ok());
@@ -848,7 +850,12 @@ fn auto_compaction_is_read() {
         ),
     ] {
         let flag = format!("--auto-compaction-retention={text}");
-        assert_eq!(error_of(run(&[&flag], &[], &[]), "discovery failed"), error);
+        for mode in ["periodic", "revision"] {
+            let mode = format!("--auto-compaction-mode={mode}");
+            for msg in ["failed to start etcd", "discovery failed"] {
+                assert_eq!(error_of(run(&[&flag, &mode], &[], &[]), msg), error);
+            }
+        }
     }
 }
 

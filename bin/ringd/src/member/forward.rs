@@ -1,7 +1,7 @@
 //! Lease calls that only the leader can answer, asked of it on behalf of this member's clients.
 //!
-//! A renewal or a question for the time left goes through a read round where this member leads, and else to the leader's
-//! peer port. While there is no leader, or it does not answer, the call waits and tries again until its time is up; it
+//! Where this member leads, a renewal goes through a read round and a question for the time left is answered at once; else
+//! both go to the leader's peer port. While there is no leader, or it does not answer, the call waits and tries again until its time is up; it
 //! never ends in a way that makes a client give its lease up.
 
 use super::{
@@ -11,7 +11,7 @@ use super::{
 use crate::planted::{planted, Fault};
 use crate::{
     peers::{PeerAsk, PeerFailure},
-    request::{CallId, Request},
+    request::{CallId, PeerRequest, Request},
 };
 use bytes::Bytes;
 use engine::error::RequestError;
@@ -49,7 +49,7 @@ impl Member {
             if planted(Fault::RenewUnconfirmed) {
                 return self.try_read(read, self.now_ns);
             }
-            return self.await_round(read);
+            return self.await_lease_read(read);
         }
         if self.forwarded.waiting.len() + self.forwarded.asked.len() >= FORWARDED_MAX {
             return self.refuse(
@@ -78,6 +78,19 @@ impl Member {
             peer: self.node.leader(),
             request,
         });
+    }
+
+    /// A renewal needs a quorum's word that this member still leads; what is left of a lease is told without, as etcd
+    /// does, once the leader has its leases' time running.
+    pub(super) fn await_lease_read(&mut self, read: Read) {
+        let told = matches!(
+            read.request,
+            Request::LeaseTimeToLive(_) | Request::Peer(PeerRequest::TimeToLive(_))
+        );
+        match told && self.is_leader_begun() {
+            true => self.await_applied(read),
+            false => self.await_round(read),
+        }
     }
 
     /// Tries again what waits, and ends what waited too long.

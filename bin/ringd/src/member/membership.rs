@@ -110,9 +110,7 @@ impl Member {
     }
 
     fn member_remove(&mut self, call: CallId, id: u64, now_ns: u64) -> Result<(), Status> {
-        if self.store.is_removed_member(id) || self.store.member(id).is_none() {
-            return Err(RequestError::MemberNotFound.into());
-        }
+        // Whether there is such a member is for the log to tell: this one may have missed its addition.
         self.check_remove(id, now_ns)?;
         let kind = ConfChangeType::ConfChangeRemoveNode;
         self.change(call, Kind::Remove, kind, id, None, now_ns)

@@ -61,7 +61,7 @@ impl Member {
             {
                 self.reply(call, Err(RequestError::NotLeader.into()));
             }
-            _ => self.await_round(Read {
+            _ => self.await_lease_read(Read {
                 call,
                 request: Request::Peer(request),
                 deadline_ns: now_ns + self.config.request_timeout_ns(),

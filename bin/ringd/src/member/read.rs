@@ -39,6 +39,8 @@ pub(super) struct Reads {
     /// Arrived since the last round began.
     unread: Vec<Read>,
     rounds: VecDeque<Round>,
+    /// Need no round, only the entries up to the index, which was committed when they arrived.
+    behind: Vec<(u64, Read)>,
     /// Confirmed reads that wait for pages, or for an entry that is applied in part.
     parked: Vec<Read>,
     next_context: u64,
@@ -52,6 +54,7 @@ pub(super) struct Reads {
 impl Reads {
     pub fn waiting(&self) -> usize {
         self.unread.len()
+            + self.behind.len()
             + self.parked.len()
             + self
                 .rounds
@@ -121,7 +124,7 @@ impl Member {
             request,
         };
         match read.request {
-            // A renewal counts where the lease's time runs.
+            // Both are for the member where the lease's time runs.
             Request::LeaseKeepAlive(_) | Request::LeaseTimeToLive(_) => self.route_lease_call(read),
             _ if is_linearizable(&read.request) => self.reads.unread.push(read),
             _ => self.try_read(read, now_ns),
@@ -131,6 +134,11 @@ impl Member {
     /// Answers the read after a round that begins now or later.
     pub(super) fn await_round(&mut self, read: Read) {
         self.reads.unread.push(read);
+    }
+
+    /// Answers the read from what is committed here, without asking others.
+    pub(super) fn await_applied(&mut self, read: Read) {
+        self.reads.behind.push((self.node.commit_index(), read));
     }
 
     /// Begins one round for everything that arrived since the last one.
@@ -200,6 +208,7 @@ impl Member {
         }
         self.reads.damaged = None;
         let (applied, _) = self.store.applied();
+        self.run_behind(applied, now_ns);
         while let Some(round) = self.reads.rounds.front() {
             let waits = |index| index > applied && !planted(Fault::ReadUnapplied);
             if round.index.is_none_or(waits) {
@@ -214,8 +223,26 @@ impl Member {
         arrived
     }
 
+    fn run_behind(&mut self, applied: u64, now_ns: u64) {
+        if self.reads.behind.is_empty() {
+            return;
+        }
+        for (index, read) in std::mem::take(&mut self.reads.behind) {
+            match index <= applied {
+                true => self.try_read(read, now_ns),
+                false => self.reads.behind.push((index, read)),
+            }
+        }
+    }
+
     pub(super) fn expire_reads(&mut self, now_ns: u64) {
         let mut expired = Vec::new();
+        for (index, read) in std::mem::take(&mut self.reads.behind) {
+            match read.deadline_ns <= now_ns {
+                true => expired.push(read),
+                false => self.reads.behind.push((index, read)),
+            }
+        }
         let mut sweep = |reads: &mut Vec<Read>| {
             let mut at = 0;
             while at < reads.len() {

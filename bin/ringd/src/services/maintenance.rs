@@ -36,17 +36,28 @@ pub fn downgrade(request: pb::DowngradeRequest) -> Result<pb::DowngradeRequest, 
     }
 }
 
-/// `major.minor` or `major.minor.patch`: the first two numbers.
+/// The first two numbers of `major.minor`, or of a semantic version, which may name a pre-release and a build.
 pub fn parse_version(text: &str) -> Option<(u64, u64)> {
-    let numbers: Option<Vec<u64>> = text
-        .split('.')
-        .map(|part| {
-            let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
-            digits.then(|| part.parse().ok()).flatten()
-        })
-        .collect();
+    let is_identifier = |part: &str| {
+        part.bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'.')
+    };
+    let is_plain = !text.contains(['+', '-']);
+    let (text, build) = text.split_once('+').unwrap_or((text, ""));
+    let (numbers, pre_release) = text.split_once('-').unwrap_or((text, ""));
+    if !is_identifier(build) || !is_identifier(pre_release) {
+        return None;
+    }
+    let number = |part: &str| -> Option<u64> {
+        let digits = !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+        let number = digits.then(|| part.parse::<i64>().ok()).flatten()?;
+        u64::try_from(number).ok()
+    };
+    let numbers: Option<Vec<u64>> = numbers.split('.').map(number).collect();
     match numbers?.as_slice() {
-        [major, minor] | [major, minor, _] => Some((*major, *minor)),
+        [major, minor, _] => Some((*major, *minor)),
+        // Nothing may follow where the patch is left out.
+        [major, minor] if is_plain => Some((*major, *minor)),
         _ => None,
     }
 }
@@ -60,6 +71,30 @@ mod tests {
         assert_eq!(parse_version("3.4"), Some((3, 4)));
         assert_eq!(parse_version("3.4.99"), Some((3, 4)));
         for bad in ["", "3", "x", "3.4.0.0", "v3.4.0", "3.", "+3.4"] {
+            assert_eq!(parse_version(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_full_version_may_name_a_pre_release_and_a_build() {
+        for good in [
+            "3.4.0-rc1",
+            "3.4.0+x",
+            "3.4.0-rc.1+b-2",
+            "3.04.0",
+            "3.4.0-",
+            "3.4.0+",
+        ] {
+            assert_eq!(parse_version(good), Some((3, 4)), "{good}");
+        }
+        for bad in [
+            "3.4-rc1",
+            "3.4+x",
+            "3.4.0-rc_1",
+            "3.4.0+a+b",
+            "3.-4.0",
+            "3.99999999999999999999.0",
+        ] {
             assert_eq!(parse_version(bad), None, "{bad}");
         }
     }

@@ -88,7 +88,7 @@ pub fn decode(method: MethodId, message: Bytes, limits: &Limits) -> Result<Call,
         M::Lock | M::Unlock | M::Campaign | M::Proclaim | M::Leader | M::Observe | M::Resign => {
             return concurrency(method, message)
         }
-        M::HealthCheck | M::HealthWatch => return health_of(method, message),
+        M::HealthCheck | M::HealthWatch | M::HealthList => return health_of(method, message),
         M::MemberAdd => Request::MemberAdd(parse(message)?),
         M::MemberRemove => Request::MemberRemove(parse(message)?),
         M::MemberUpdate => Request::MemberUpdate(parse(message)?),
@@ -144,16 +144,32 @@ fn concurrency(method: MethodId, message: Bytes) -> Result<Call, Status> {
 }
 
 fn health_of(method: MethodId, message: Bytes) -> Result<Call, Status> {
-    let request = parse::<health::HealthCheckRequest>(message)?;
-    if !request.service.is_empty() {
-        return Err(Status::new(code::NOT_FOUND, "unknown service"));
+    use health::health_check_response::ServingStatus;
+    let answer = |status: ServingStatus| health::HealthCheckResponse {
+        status: status as i32,
+    };
+    if method == MethodId::HealthList {
+        parse::<health::HealthListRequest>(message)?;
+        let whole = (String::new(), answer(ServingStatus::Serving));
+        let list = health::HealthListResponse {
+            statuses: [whole].into(),
+        };
+        return Ok(Call::Answer(list.encode_to_vec()));
     }
-    let mut response = health::HealthCheckResponse::default();
-    response.set_status(health::health_check_response::ServingStatus::Serving);
-    Ok(match method {
-        MethodId::HealthWatch => Call::AnswerAndHold(response.encode_to_vec()),
-        _ => Call::Answer(response.encode_to_vec()),
-    })
+    // The server as a whole is the one service that has a status.
+    let request = parse::<health::HealthCheckRequest>(message)?;
+    let known = request.service.is_empty();
+    match method {
+        MethodId::HealthWatch => {
+            let status = match known {
+                true => ServingStatus::Serving,
+                false => ServingStatus::ServiceUnknown, // it might appear later
+            };
+            Ok(Call::AnswerAndHold(answer(status).encode_to_vec()))
+        }
+        _ if known => Ok(Call::Answer(answer(ServingStatus::Serving).encode_to_vec())),
+        _ => Err(Status::new(code::NOT_FOUND, "unknown service")),
+    }
 }
 
 fn parse<M: Message + Default>(message: Bytes) -> Result<M, Status> {
