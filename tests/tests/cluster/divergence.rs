@@ -9,7 +9,7 @@ use proto::etcdserverpb::{self as pb, InternalRaftRequest};
 use ringd_tests::client::Client;
 use ringd_tests::cluster::{Cluster, Plan};
 use ringd_tests::model::Refusal;
-use ringd_tests::server::{eventually, is_ringd, PATIENCE};
+use ringd_tests::server::{is_ringd, PATIENCE};
 
 use super::{load, refusal};
 
@@ -88,11 +88,7 @@ async fn one_of_three_with_other_data_stops_and_the_others_go_on() {
         log.contains("this member's data differs from that of most members"),
         "{log}"
     );
-    let server = &cluster.member(leader).server;
-    eventually("the others say so", || {
-        server.log().contains("is wrong and stops by itself")
-    })
-    .await;
+    // Whether the others say so as well depends on who asked first: one that finds out from what it is told is gone at once.
     load.progress(100).await;
     drop(load.stop().await);
     cluster.agree().await;

@@ -270,8 +270,9 @@ impl Member {
     pub(super) fn results_told(&mut self, call: CallId, body: &[u8], now_ns: u64) {
         let heard = Report::decode(body).unwrap_or_default();
         let answer = self.report(&heard.wanted).encode();
-        self.reply(call, Ok(answer));
         self.hear_results(&heard, now_ns);
+        // Even if that was the end of this member: it acknowledges nothing, and the other one should know why.
+        self.reply(call, Ok(answer));
     }
 
     /// The answer to an own report, if it is one.
