@@ -83,12 +83,15 @@ pub fn compare(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
         );
         for (place, program) in programs.iter().enumerate() {
             table.note(place, "bare durable write p50", "us", floor_us);
-            measure(
-                arguments,
-                program,
-                &mut gaps[place],
-                &mut |name, unit, value| table.note(place, name, unit, value),
-            )?;
+            Cluster::measure(program, &arguments.dir, arguments.members, |cluster| {
+                measure(
+                    arguments,
+                    program.name,
+                    cluster,
+                    &mut gaps[place],
+                    &mut |name, unit, value| table.note(place, name, unit, value),
+                )
+            })?;
         }
     }
     for (place, gaps) in gaps.iter().enumerate() {
@@ -108,15 +111,11 @@ pub fn compare(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
 
 fn measure(
     arguments: &Arguments,
-    program: &Program,
+    name: &str,
+    cluster: &mut Cluster,
     gaps: &mut Histogram<u64>,
     note: &mut impl FnMut(&'static str, &'static str, f64),
 ) -> Result<(), Box<dyn Error>> {
-    let name = program.name;
-    let dir = tempfile::Builder::new()
-        .prefix("ringd-bench-")
-        .tempdir_in(&arguments.dir)?;
-    let mut cluster = Cluster::start(program, dir.path(), arguments.members)?;
     let leader = cluster.leader()?;
     let follower = (leader + 1) % cluster.members.len();
     let (leader, follower) = (
@@ -206,7 +205,7 @@ fn measure(
     );
     note("get, 256 clients: CPU of all members per get", "us", cpu_us);
     for kill in 0..arguments.kills {
-        let gap = kill_the_leader(&mut cluster)?;
+        let gap = kill_the_leader(cluster)?;
         eprintln!("{name}: kill {}: {gap:.0?} without service", kill + 1);
         gaps.saturating_record(gap.as_micros() as u64);
     }

@@ -144,10 +144,14 @@ pub fn compare(arguments: &Arguments) -> Result<(), Box<dyn Error>> {
             let mut note = |name, unit, value| table.note(place, name, unit, value);
             note("bare durable write p50", "us", floor_us);
             if !arguments.large_only {
-                measure(arguments, program, &mut note)?;
+                Cluster::measure(program, &arguments.dir, 1, |cluster| {
+                    measure(arguments, program.name, cluster, &mut note)
+                })?;
             }
             if arguments.large_keys > 0 {
-                measure_large(arguments, program, &mut note)?;
+                Cluster::measure(program, &arguments.dir, 1, |cluster| {
+                    measure_large(arguments, program.name, cluster, &mut note)
+                })?;
             }
         }
     }
@@ -162,14 +166,10 @@ fn median(values: &mut [f64]) -> f64 {
 
 fn measure(
     arguments: &Arguments,
-    program: &Program,
+    name: &str,
+    cluster: &mut Cluster,
     note: &mut impl FnMut(&'static str, &'static str, f64),
 ) -> Result<(), Box<dyn Error>> {
-    let dir = tempfile::Builder::new()
-        .prefix("ringd-bench-")
-        .tempdir_in(&arguments.dir)?;
-    let name = program.name;
-    let cluster = Cluster::start(program, dir.path(), 1)?;
     let server = &cluster.members[0];
     let base = Load {
         kind: Kind::Put,
@@ -308,14 +308,10 @@ fn measure(
 /// Memory, counts and restarts with many keys.
 fn measure_large(
     arguments: &Arguments,
-    program: &Program,
+    name: &str,
+    cluster: &mut Cluster,
     note: &mut impl FnMut(&'static str, &'static str, f64),
 ) -> Result<(), Box<dyn Error>> {
-    let dir = tempfile::Builder::new()
-        .prefix("ringd-bench-")
-        .tempdir_in(&arguments.dir)?;
-    let name = program.name;
-    let mut cluster = Cluster::start(program, dir.path(), 1)?;
     let server = &mut cluster.members[0];
     eprintln!("{name}: loading {} keys", arguments.large_keys);
     let load = Load {

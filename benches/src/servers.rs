@@ -16,6 +16,8 @@ use std::{
 /// How long a server may take to answer for the first time.
 const START_MAX: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(2);
+/// So many lines of what a member printed are shown when a measurement failed.
+const REPORTED_LINES: usize = 60;
 
 /// A server program with the flags that it is to be given beside the usual ones.
 #[derive(Clone, Debug)]
@@ -32,6 +34,7 @@ pub struct Member {
     arguments: Vec<String>,
     program: Program,
     dir: PathBuf,
+    log: PathBuf,
 }
 
 /// The members of one cluster.
@@ -63,7 +66,7 @@ impl Member {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
-            .open(self.dir.join("log"))?;
+            .open(&self.log)?;
         let child = Command::new(&self.program.path)
             .args(&self.arguments)
             .args(&self.program.flags)
@@ -72,6 +75,25 @@ impl Member {
             .spawn()?;
         self.child = Some(child);
         Ok(())
+    }
+
+    /// Whether it still runs, and the end of what it printed.
+    fn report(&mut self) -> String {
+        let state = match self.child.as_mut().map(Child::try_wait) {
+            None => "killed by the benchmark".to_string(),
+            Some(Ok(None)) => "running".to_string(),
+            Some(Ok(Some(status))) => format!("ended by itself: {status}"),
+            Some(Err(error)) => format!("unknown: {error}"),
+        };
+        let printed = std::fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = printed.lines().collect();
+        let last = &lines[lines.len().saturating_sub(REPORTED_LINES)..];
+        format!(
+            "{} at {}: {state}\n{}",
+            self.program.name,
+            self.client,
+            last.join("\n")
+        )
     }
 
     pub fn sample(&self) -> Result<Sample, Box<dyn Error>> {
@@ -102,7 +124,7 @@ impl Member {
 
 impl Cluster {
     /// Starts a cluster of `count` members on free ports, its data below `dir`, and waits until all of them serve.
-    pub fn start(program: &Program, dir: &Path, count: usize) -> Result<Cluster, Box<dyn Error>> {
+    fn start(program: &Program, dir: &Path, count: usize) -> Result<Cluster, Box<dyn Error>> {
         let url = |port: u16| format!("http://127.0.0.1:{port}");
         let ports = free_ports(count * 2)?;
         let (clients, peers) = ports.split_at(count);
@@ -137,6 +159,7 @@ impl Cluster {
                 arguments,
                 program: program.clone(),
                 dir: dir.to_path_buf(),
+                log: dir.join(format!("log{number}")),
             };
             member.start()?;
             cluster.members.push(member);
@@ -172,6 +195,27 @@ impl Cluster {
             std::thread::sleep(POLL);
         }
         Err("the members do not agree on a leader".into())
+    }
+
+    /// Starts a cluster below a directory of its own in `dir` and measures it. When that fails: says whether the members still
+    /// run, and shows the end of what each of them printed.
+    pub fn measure(
+        program: &Program,
+        dir: &Path,
+        count: usize,
+        measure: impl FnOnce(&mut Cluster) -> Result<(), Box<dyn Error>>,
+    ) -> Result<(), Box<dyn Error>> {
+        let dir = tempfile::Builder::new()
+            .prefix("ringd-bench-")
+            .tempdir_in(dir)?;
+        let mut cluster = Cluster::start(program, dir.path(), count)?;
+        let measured = measure(&mut cluster);
+        if measured.is_err() {
+            for member in &mut cluster.members {
+                eprintln!("{}", member.report());
+            }
+        }
+        measured
     }
 
     /// What all running members used together.

@@ -38,7 +38,7 @@ use sockets::{accept, flush, write_when_possible};
 use std::{
     cell::RefCell,
     collections::{BTreeMap, BTreeSet},
-    future::poll_fn,
+    future::{poll_fn, Future},
     io,
     net::SocketAddr,
     rc::Rc,
@@ -173,6 +173,8 @@ pub struct Shell {
     resolver: Resolver,
     /// Connections whose opening is to begin.
     dials: Vec<(Dial, Vec<SocketAddr>)>,
+    /// Moments that the server asked for.
+    wakes_ns: Vec<u64>,
     log: LogIo,
     /// Of the pages that wait for a checkpoint.
     pressure: Pressure,
@@ -207,6 +209,7 @@ impl Shell {
             pressure: Pressure::default(),
             resolver,
             dials: Vec::new(),
+            wakes_ns: Vec::new(),
             measured,
             inputs: Vec::new(),
             next_work_ns: 0,
@@ -256,7 +259,8 @@ impl Shell {
         let mut on_ready = Some(on_ready);
         let mut next_pulse_ns = 0;
         for listener in peers {
-            glommio::spawn_local(accept(listener, Port::Peer, self.core.clone())).detach();
+            let task = accept(listener, Port::Peer, self.core.clone());
+            spawn(&self.core, task);
         }
         let ended = loop {
             self.turn(&mut next_pulse_ns);
@@ -265,8 +269,8 @@ impl Shell {
                 if let Some(ready) = on_ready.take() {
                     // Clients see a member only once the cluster knows its name and addresses.
                     for listener in listeners.drain(..) {
-                        glommio::spawn_local(accept(listener, Port::Client, self.core.clone()))
-                            .detach();
+                        let task = accept(listener, Port::Client, self.core.clone());
+                        spawn(&self.core, task);
                     }
                     ready();
                 }
@@ -479,9 +483,7 @@ impl Shell {
                         self.dials.extend(self.resolver.resolve(&address, dial));
                     }
                     Operation::ClosePeer { connection } => core.cut(Link::Peer(connection)),
-                    Operation::Wake { after_ns } => {
-                        glommio::spawn_local(wake_after(self.core.clone(), after_ns)).detach();
-                    }
+                    Operation::Wake { after_ns } => self.wakes_ns.push(after_ns),
                     Operation::Removed => core.removed = true,
                     Operation::Halt(reason) => core.halted = Some(reason),
                 }
@@ -493,15 +495,18 @@ impl Shell {
         }
     }
 
-    /// A new task runs at once, so this is no part of the turn, which has the core.
+    /// Starts what the turn asked for. No part of it: a turn has the core.
     fn start_tasks(&mut self) {
         for (dial, addresses) in self.dials.drain(..) {
-            glommio::spawn_local(peers::dial(self.core.clone(), dial, addresses)).detach();
+            spawn(&self.core, peers::dial(self.core.clone(), dial, addresses));
+        }
+        for after_ns in self.wakes_ns.drain(..) {
+            spawn(&self.core, wake_after(self.core.clone(), after_ns));
         }
         let writers = std::mem::take(&mut self.core.borrow_mut().writers);
         for (link, socket, first) in writers {
-            glommio::spawn_local(write_when_possible(self.core.clone(), link, socket, first))
-                .detach();
+            let task = write_when_possible(self.core.clone(), link, socket, first);
+            spawn(&self.core, task);
         }
     }
 
@@ -546,6 +551,13 @@ impl Shell {
             socket.shutdown();
         }
     }
+}
+
+/// Starts a task. The executor runs it at once, until it first waits, and even a timer may find that its time has come: so
+/// nobody may have the core.
+fn spawn(core: &RefCell<Core>, task: impl Future<Output = ()> + 'static) {
+    assert!(core.try_borrow_mut().is_ok(), "a task started in a turn");
+    glommio::spawn_local(task).detach();
 }
 
 /// Writes a checkpoint in paced runs.

@@ -3,7 +3,7 @@
 //! A connection that the server has ended sends its last bytes and FIN, and is closed soon after, whatever its peer does
 //! (`endings`). Its descriptor is free, and its place at the door (`doors`), when its reader is done.
 
-use super::{Core, Reading, READ_BUFFER_BYTES};
+use super::{spawn, Core, Reading, READ_BUFFER_BYTES};
 use crate::server::{Link, Port};
 use net::driver::{Listener, Socket};
 use std::{cell::RefCell, future::poll_fn, io::IoSlice, rc::Rc, task::Poll, time::Duration};
@@ -111,7 +111,7 @@ pub async fn accept(listener: Listener, port: Port, core: Rc<RefCell<Core>>) {
                     core.wake();
                     link
                 };
-                glommio::spawn_local(serve(socket, link, port, core.clone())).detach();
+                spawn(&core, serve(socket, link, port, core.clone()));
             }
             Err(_) => glommio::timer::sleep(ACCEPT_BACKOFF).await,
         }
