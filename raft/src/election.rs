@@ -185,7 +185,7 @@ impl Node {
 
     pub(crate) fn become_follower(&mut self, term: u64, leader: u64) {
         self.reset(term);
-        self.role = Role::Follower;
+        self.enter_role(Role::Follower);
         self.leader = leader;
         self.leader_heard();
     }
@@ -196,20 +196,20 @@ impl Node {
         let (term, vote) = (self.term, self.vote);
         self.reset(term);
         debug_assert_eq!(vote, self.vote);
-        self.role = Role::PreCandidate;
+        self.enter_role(Role::PreCandidate);
     }
 
     fn become_candidate(&mut self) {
         assert_ne!(self.role, Role::Leader, "a leader does not campaign");
         self.reset(self.term + 1);
         self.vote = self.id;
-        self.role = Role::Candidate;
+        self.enter_role(Role::Candidate);
     }
 
     fn become_leader(&mut self) {
         assert_ne!(self.role, Role::Follower, "only a candidate can win");
         self.reset(self.term);
-        self.role = Role::Leader;
+        self.enter_role(Role::Leader);
         self.leader = self.id;
         self.failover.cancel();
         if let Some(own) = self.tracker.get_mut(self.id) {

@@ -49,7 +49,7 @@ pub use confchange::{ConfChange, ConfChangeError, Configuration};
 pub use config::{Config, Error, Initial, ReadOnly};
 pub use failover::{FAILOVER_DELAY_MS_MAX, FAILOVER_DELAY_MS_MIN};
 pub use log::TermRun;
-pub use node::{Node, PeerStatus, Role, Status, StepError};
+pub use node::{Node, PeerStatus, Role, RoleChange, Status, StepError};
 pub use propose::{ProposeError, Proposed};
 pub use ready::{EntryRead, ReadState, Ready, SoftState};
 pub use tracker::ProgressState;

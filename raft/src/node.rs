@@ -30,6 +30,18 @@ pub enum Role {
     Leader,
 }
 
+/// A node took up a role, maybe one that it had, in a later term.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoleChange {
+    /// What the node is now.
+    pub role: Role,
+    /// The term in which it is that.
+    pub term: u64,
+}
+
+/// Role changes that are kept for the embedding. Above: dropped, because nobody asks for them.
+const ROLE_CHANGES_MAX: usize = 64;
+
 /// A message that was not taken. Unless [`StepError::is_fatal`], the node is unharmed and nothing has changed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StepError {
@@ -160,6 +172,7 @@ pub struct Node {
     pub(crate) term: u64,
     pub(crate) vote: u64,
     pub(crate) role: Role,
+    pub(crate) role_changes: Vec<RoleChange>,
     pub(crate) leader: u64,
     /// Ticks since a leader was heard from, or since the last quorum check of a leader.
     pub(crate) election_elapsed: u32,
@@ -240,6 +253,7 @@ impl Node {
             term,
             vote: if term == hard.term() { vote } else { 0 },
             role: Role::Follower,
+            role_changes: Vec::new(),
             leader: 0,
             election_elapsed: 0,
             heartbeat_elapsed: 0,
@@ -447,6 +461,19 @@ impl Node {
     /// What it is at the moment.
     pub fn role(&self) -> Role {
         self.role
+    }
+
+    /// The role changes since they were last taken: something to tell operators, and no part of the algorithm.
+    pub fn take_role_changes(&mut self) -> Vec<RoleChange> {
+        std::mem::take(&mut self.role_changes)
+    }
+
+    pub(crate) fn enter_role(&mut self, role: Role) {
+        self.role = role;
+        if self.role_changes.len() < ROLE_CHANGES_MAX {
+            let term = self.term;
+            self.role_changes.push(RoleChange { role, term });
+        }
     }
 
     /// The leader of this term, 0 if not known.

@@ -12,7 +12,7 @@ use crate::{
     process::{self, Signals},
     server::Server,
     services::Limits,
-    shell::{Ended, Shell, WalIo},
+    shell::{Ended, Notice, Shell, WalIo},
     warn,
 };
 use glommio::{LocalExecutorBuilder, Placement, PoolPlacement};
@@ -156,6 +156,7 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
                 stopper.stop(signal);
             }
         })?;
+    let raft_log = log.named("raft");
     let ended = executor.run(async {
         let listeners = |bound: Vec<(TcpListener, SocketAddr)>| {
             let bound = bound.into_iter();
@@ -169,7 +170,12 @@ fn serve(loaded: &Loaded, log: &Log) -> Result<Ended, Box<dyn Error>> {
                     peers,
                     clients,
                     || announce_ready(config, log),
-                    |line| warn!(log, "the member reports a problem", "problem" => line),
+                    |notice| match notice {
+                        Notice::Problem(line) => {
+                            warn!(log, "the member reports a problem", "problem" => line)
+                        }
+                        Notice::Election(line) => info!(raft_log, &line),
+                    },
                 )
                 .await,
         )

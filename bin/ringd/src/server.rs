@@ -206,6 +206,11 @@ impl Server {
         }
     }
 
+    /// Lines about elections.
+    pub fn take_election_lines(&mut self) -> Vec<String> {
+        self.member.take_election_lines()
+    }
+
     /// Lines for the operator.
     pub fn take_notices(&mut self) -> Vec<String> {
         let mut notices = self.member.take_notices();

@@ -18,6 +18,7 @@ mod checkpoint;
 mod cluster;
 mod defragment;
 mod divergence;
+mod election_lines;
 mod forward;
 mod large_range;
 mod lease;
@@ -392,6 +393,7 @@ pub struct Member {
     alarm_again_ns: u64,
     /// What the log is to be told.
     notices: Vec<String>,
+    election_lines: election_lines::ElectionLines,
     halted: bool,
 }
 
@@ -453,6 +455,7 @@ impl Member {
             damage_told: BTreeSet::new(),
             alarm_again_ns: 0,
             notices: Vec::new(),
+            election_lines: Default::default(),
             halted: false,
         }
     }
@@ -633,6 +636,14 @@ impl Member {
     /// Lines for the operator.
     pub fn take_notices(&mut self) -> Vec<String> {
         std::mem::take(&mut self.notices)
+    }
+
+    /// Lines about elections.
+    pub fn take_election_lines(&mut self) -> Vec<String> {
+        let changes = self.node.take_role_changes();
+        let (leader, term) = (self.node.leader(), self.node.term());
+        let me = self.node.id();
+        self.election_lines.news(me, &changes, leader, term)
     }
 
     pub fn take_effects(&mut self, into: &mut Vec<Effect>) {

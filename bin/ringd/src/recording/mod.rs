@@ -198,6 +198,11 @@ impl Recorded {
         let _ = before;
     }
 
+    /// Lines about elections.
+    pub fn take_election_lines(&mut self) -> Vec<String> {
+        self.member.take_election_lines()
+    }
+
     /// Lines for the operator.
     pub fn take_notices(&mut self) -> Vec<String> {
         #[cfg(debug_assertions)]

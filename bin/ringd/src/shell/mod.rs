@@ -77,6 +77,13 @@ pub enum Completion {
     Stop(Signal),
 }
 
+/// A line for the operator.
+pub enum Notice {
+    Problem(String),
+    /// Of what happens without anybody's fault: elections.
+    Election(String),
+}
+
 /// Why the shell ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Ended {
@@ -252,7 +259,7 @@ impl Shell {
         peers: Vec<Listener>,
         mut listeners: Vec<Listener>,
         on_ready: impl FnOnce(),
-        notice: impl Fn(&str),
+        notice: impl Fn(Notice),
     ) -> Ended {
         let beating = Arc::new(AtomicBool::new(true));
         let metronome = self.metronome(beating.clone());
@@ -275,8 +282,12 @@ impl Shell {
                     ready();
                 }
             }
-            for line in self.core.borrow_mut().server.take_notices() {
-                notice(&line);
+            {
+                let server = &mut self.core.borrow_mut().server;
+                let elections = server.take_election_lines().into_iter();
+                elections.map(Notice::Election).for_each(&notice);
+                let problems = server.take_notices().into_iter();
+                problems.map(Notice::Problem).for_each(&notice);
             }
             {
                 let core = self.core.borrow();
