@@ -65,6 +65,8 @@ pub enum Action {
 pub enum DialFailure {
     /// Somebody was there and said that nobody listens.
     Refused,
+    /// Somebody was there and is gone already: a process that ends.
+    Reset,
     /// Nothing came back, the name is unknown, or the network is.
     Other,
 }
@@ -325,6 +327,10 @@ impl Transport {
             }
             Err(DialFailure::Refused) => {
                 self.end(id, Lost::Refused, now_ns);
+                false
+            }
+            Err(DialFailure::Reset) => {
+                self.end(id, Lost::Closed, now_ns);
                 false
             }
             Err(DialFailure::Other) => {

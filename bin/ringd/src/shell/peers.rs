@@ -143,7 +143,7 @@ pub async fn dial(core: Rc<RefCell<Core>>, dial: Dial, addresses: Vec<SocketAddr
 /// Tries one address after the other. Refused means: by all of them.
 async fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<Socket, DialFailure> {
     let end = Instant::now() + timeout;
-    let mut refused = !addresses.is_empty();
+    let mut failures = Vec::new();
     for address in addresses {
         let left = end.saturating_duration_since(Instant::now());
         if left.is_zero() {
@@ -151,11 +151,45 @@ async fn connect(addresses: &[SocketAddr], timeout: Duration) -> Result<Socket, 
         }
         match Socket::connect(*address, left).await {
             Ok(socket) => return Ok(socket),
-            Err(error) => refused &= error.kind() == io::ErrorKind::ConnectionRefused,
+            Err(error) => failures.push(dial_failure(error.kind())),
         }
     }
-    Err(match refused {
-        true => DialFailure::Refused,
-        false => DialFailure::Other,
-    })
+    Err(worst(&failures))
+}
+
+fn dial_failure(kind: io::ErrorKind) -> DialFailure {
+    match kind {
+        io::ErrorKind::ConnectionRefused => DialFailure::Refused,
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe
+        | io::ErrorKind::NotConnected => DialFailure::Reset,
+        _ => DialFailure::Other,
+    }
+}
+
+/// What the failures at all addresses of a name prove together: as much as the one that proves least.
+fn worst(failures: &[DialFailure]) -> DialFailure {
+    let any = |failure| failures.contains(&failure);
+    if failures.is_empty() || any(DialFailure::Other) {
+        DialFailure::Other
+    } else if any(DialFailure::Reset) {
+        DialFailure::Reset
+    } else {
+        DialFailure::Refused
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_refused_if_all_of_its_addresses_refuse() {
+        use DialFailure::{Other, Refused, Reset};
+        assert_eq!(worst(&[]), Other);
+        assert_eq!(worst(&[Refused, Refused]), Refused);
+        assert_eq!(worst(&[Refused, Reset]), Reset);
+        assert_eq!(worst(&[Reset, Other, Refused]), Other);
+    }
 }

@@ -81,6 +81,8 @@ fn append(from: u64, to: u64, bytes: usize) -> Message {
 enum Reach {
     Listens,
     Refuses,
+    /// As a process does that is about to be gone.
+    Resets,
     Silent,
 }
 
@@ -195,6 +197,10 @@ impl World {
             Some(Reach::Refuses) => {
                 let refused = Err(DialFailure::Refused);
                 self.member(id).dialled(connection, refused, now_ns);
+            }
+            Some(Reach::Resets) => {
+                let reset = Err(DialFailure::Reset);
+                self.member(id).dialled(connection, reset, now_ns);
             }
             Some(Reach::Silent) | None => {
                 self.dialling.push((id, connection, now_ns + timeout_ns));

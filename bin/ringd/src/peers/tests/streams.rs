@@ -98,6 +98,15 @@ fn a_dead_process_is_told_from_a_partition() {
     world.pass(3_000);
     assert_eq!(count(&world.told(2), "refused 1"), 0);
 
+    // The same, but its port lives a little longer than it does.
+    let mut world = connected(&[1, 2]);
+    world.kill(1, Reach::Resets);
+    world.pass(20);
+    assert_eq!(count(&world.told(2), "refused 1"), 0);
+    world.reach.insert(1, Reach::Refuses);
+    world.pass(60);
+    assert_eq!(count(&world.told(2), "refused 1"), 1);
+
     // The connection closes and nothing comes back.
     let mut world = connected(&[1, 2]);
     world.kill(1, Reach::Silent);
