@@ -8,7 +8,10 @@ use crate::grpc::{Config, Event, Method, MethodKind, Methods, Server};
 use crate::hpack::{Decoder, Encoder, Field, FieldList, Indexing};
 use crate::http1;
 use crate::limits;
-use crate::peer::{decode_piece, Decoder as PeerDecoder, Encoder as PeerEncoder, Frame, Kind};
+use crate::peer::{
+    decode_piece, seal_frame, Decoder as PeerDecoder, Encoder as PeerEncoder, Frame, Kind,
+    HEAD_BYTES,
+};
 use proto::raftpb::{Message, MessageType};
 
 static LIST: [Method; 3] = [
@@ -423,6 +426,10 @@ pub fn peer_msg(input: &[u8]) {
     };
     let kind = Kind::ALL[usize::from(shape & 1)];
     let checksums = shape & 2 != 0;
+    // What comes is one frame whose checksums fit.
+    let mut sealed = [&[0; HEAD_BYTES], bytes].concat();
+    seal_frame(&mut sealed);
+    let bytes = if checksums { &sealed } else { bytes };
     let read = |bytes: &[u8], size: usize| {
         let mut decoder = PeerDecoder::new(kind, checksums, 1, 2);
         let mut frames = Vec::new();

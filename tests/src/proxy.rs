@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::fs;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -38,6 +39,8 @@ pub enum Link {
     Held,
     /// Connections between the two break, new ones break at once.
     Cut,
+    /// Of so many chunks one arrives with a flipped bit.
+    Garbled(u64),
 }
 
 /// All proxies of a cluster.
@@ -51,6 +54,9 @@ struct Wires {
     links: Mutex<BTreeMap<(usize, usize), watch::Sender<Link>>>,
     /// Process of each member that runs.
     processes: Mutex<BTreeMap<usize, u32>>,
+    /// Chunks that a garbled link carried, and those that it changed.
+    chunks: AtomicU64,
+    flips: AtomicU64,
 }
 
 impl Wires {
@@ -60,6 +66,17 @@ impl Wires {
         sender
             .or_insert_with(|| watch::Sender::new(Link::Open))
             .subscribe()
+    }
+
+    /// Flips a bit in one of so many chunks, another one each time.
+    fn garble(&self, chunk: &mut [u8], one_in: u64) {
+        let count = self.chunks.fetch_add(1, Ordering::Relaxed);
+        if count % one_in == 0 {
+            let flips = self.flips.fetch_add(1, Ordering::Relaxed);
+            // Odd, and no divisor of common lengths: all places have their turn.
+            let bit = flips.wrapping_mul(0x9e37_79b9_7f4a_7c15) % (chunk.len() as u64 * 8);
+            chunk[(bit / 8) as usize] ^= 1 << (bit % 8);
+        }
     }
 
     /// Who holds the other end of a connection. The kernel's table may miss a socket while others come and go.
@@ -161,6 +178,11 @@ impl Network {
         }
     }
 
+    /// Bits that garbled links have flipped so far.
+    pub fn flips(&self) -> u64 {
+        self.wires.flips.load(Ordering::Relaxed)
+    }
+
     /// Opens everything.
     pub fn heal(&self) {
         let links = self.wires.links.lock().expect("no proxy panicked");
@@ -228,8 +250,8 @@ async fn carry(
         _ = cut_back.wait_for(|link| *link == Link::Cut) => false,
         both = async {
             tokio::try_join!(
-                pump(read_opened, write_served, &mut there),
-                pump(read_served, write_opened, &mut back),
+                pump(read_opened, write_served, &mut there, &wires),
+                pump(read_served, write_opened, &mut back, &wires),
             )
         } => both.is_ok(),
     };
@@ -249,6 +271,7 @@ async fn pump(
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     link: &mut watch::Receiver<Link>,
+    wires: &Wires,
 ) -> io::Result<()> {
     let mut chunks: VecDeque<(Instant, Bytes)> = VecDeque::new();
     let mut buffer = vec![0; CHUNK_BYTES];
@@ -276,7 +299,12 @@ async fn pump(
             read = from.read(&mut buffer), if !held && !ended && chunks.len() < CHUNKS_MAX => {
                 match read? {
                     0 => ended = true,
-                    n => chunks.push_back((Instant::now() + delay, Bytes::copy_from_slice(&buffer[..n]))),
+                    n => {
+                        if let Link::Garbled(one_in) = state {
+                            wires.garble(&mut buffer[..n], one_in);
+                        }
+                        chunks.push_back((Instant::now() + delay, Bytes::copy_from_slice(&buffer[..n])));
+                    }
                 }
             }
         }

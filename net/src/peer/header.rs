@@ -6,8 +6,6 @@ use crate::http1::Headers;
 /// What a ringd member can do beyond etcd's protocol, and where it stood when its process began, announced whenever a
 /// connection begins.
 pub const CAPABILITIES: &str = "X-Ringd-Capabilities";
-/// The checksum of a posted body.
-pub const CHECKSUM: &str = "X-Ringd-Crc32";
 /// The piece of a snapshot that a request carries: snapshot, offset, and 1 if it is the last one.
 pub const SNAPSHOT_PIECE: &str = "X-Ringd-Snapshot";
 /// How much of the snapshot the receiver has.

@@ -5,19 +5,25 @@
 //! append that continues the one before it, or a whole message. Both ends keep the term and the index that the next append
 //! is expected to continue.
 //!
-//! Between ringd members each frame is followed by a CRC32 of all its bytes.
+//! Between ringd members a head of eight bytes stands before each frame, its length and the CRC32 of that, and behind it the
+//! CRC32 of the frame: a damaged length is noticed at once, and does not have the reader wait for bytes that never come.
 
 use super::FRAME_BYTES_MAX;
 use crate::planted::{planted, Fault};
 use bytes::Bytes;
 use prost::Message as _;
 use proto::raftpb::{Entry, Message, MessageType};
+use std::ops::Range;
 
 const HEARTBEAT: u8 = 0;
 const APPEND: u8 = 1;
 const WHOLE: u8 = 2;
 const LENGTH_BYTES: usize = 8;
 const CHECKSUM_BYTES: usize = 4;
+/// Between ringd members, before a frame.
+pub(crate) const HEAD_BYTES: usize = 8;
+/// Largest frame with what stands around its message or entries.
+const SEALED_BYTES_MAX: usize = FRAME_BYTES_MAX + 64;
 
 /// The heartbeat of a message stream: a Raft heartbeat from nobody to nobody, with every field in place as etcd 3.5
 /// writes it.
@@ -88,7 +94,7 @@ impl Encoder {
 
     /// The frame of a message; an append, if this is a msgapp stream.
     pub fn message(&mut self, message: &Message) -> &[u8] {
-        self.frame.clear();
+        self.begin();
         let continues = message.index() == self.place.index
             && message.log_term() == self.place.term
             && message.term() == self.place.term;
@@ -114,7 +120,7 @@ impl Encoder {
 
     /// The frame that says that the link is alive.
     pub fn heartbeat(&mut self) -> &[u8] {
-        self.frame.clear();
+        self.begin();
         match self.kind {
             Kind::Message => {
                 put_number(&mut self.frame, LINK_HEARTBEAT.len() as u64);
@@ -125,10 +131,16 @@ impl Encoder {
         self.sealed()
     }
 
+    fn begin(&mut self) {
+        self.frame.clear();
+        if self.checksums {
+            self.frame.extend_from_slice(&[0; HEAD_BYTES]);
+        }
+    }
+
     fn sealed(&mut self) -> &[u8] {
         if self.checksums {
-            let checksum = crc32fast::hash(&self.frame);
-            self.frame.extend_from_slice(&checksum.to_be_bytes());
+            seal_frame(&mut self.frame);
         }
         &self.frame
     }
@@ -138,6 +150,25 @@ impl Encoder {
         self.frame.clear();
         self.frame.shrink_to(bytes);
     }
+}
+
+/// Completes a frame between ringd members, before which there is room for the head.
+pub(crate) fn seal_frame(frame: &mut Vec<u8>) {
+    let content = &frame[HEAD_BYTES..];
+    let head = head_of(content.len());
+    let checksum = crc32fast::hash(content);
+    frame[..HEAD_BYTES].copy_from_slice(&head);
+    frame.extend_from_slice(&checksum.to_be_bytes());
+}
+
+/// The head of a frame of this length, which [`SEALED_BYTES_MAX`] bounds.
+fn head_of(length: usize) -> [u8; HEAD_BYTES] {
+    let length = (length as u32).to_be_bytes();
+    let checksum = crc32fast::hash(&length).to_be_bytes();
+    let mut head = [0; HEAD_BYTES];
+    head[..length.len()].copy_from_slice(&length);
+    head[length.len()..].copy_from_slice(&checksum);
+    head
 }
 
 fn put_number(out: &mut Vec<u8>, number: u64) {
@@ -219,7 +250,7 @@ impl Decoder {
     /// The next frame, if all of it is here. After an error the stream is of no use.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some(bytes) = self.complete()? else {
+        let Some(frame) = self.complete()? else {
             if self.consumed > 0 {
                 self.buffer.drain(..self.consumed);
                 self.consumed = 0;
@@ -227,20 +258,8 @@ impl Decoder {
             return Ok(None);
         };
         self.scanned = None;
-        let begin = self.consumed;
-        self.consumed += bytes;
-        let content = match self.checksums {
-            false => &self.buffer[begin..begin + bytes],
-            true => {
-                let end = begin + bytes - CHECKSUM_BYTES;
-                let content = &self.buffer[begin..end];
-                if crc32fast::hash(content).to_be_bytes() != self.buffer[end..end + CHECKSUM_BYTES]
-                {
-                    return Err(FrameError::Checksum);
-                }
-                content
-            }
-        };
+        let content = &self.buffer[self.consumed + frame.start..self.consumed + frame.end];
+        self.consumed += frame.end + if self.checksums { CHECKSUM_BYTES } else { 0 };
         // What a message holds stays in memory for long: in a piece of its own, not in one with everything around it.
         let content = Bytes::copy_from_slice(content);
         let frame = match self.kind {
@@ -266,41 +285,14 @@ impl Decoder {
         Ok(Some(frame))
     }
 
-    /// The length of the frame that comes next, if all of it is here.
-    fn complete(&mut self) -> Result<Option<usize>, FrameError> {
+    /// Where the next frame lies in what waits, if all of it is here.
+    fn complete(&mut self) -> Result<Option<Range<usize>>, FrameError> {
         let waiting = &self.buffer[self.consumed..];
-        let sized = |at: usize| -> Result<Option<usize>, FrameError> {
-            match number(waiting, at) {
-                None => Ok(None),
-                Some(length) if length > FRAME_BYTES_MAX as u64 => Err(FrameError::TooLarge),
-                Some(length) => Ok(Some(at + LENGTH_BYTES + length as usize)),
-            }
-        };
-        let end = match (self.kind, waiting.first()) {
-            (_, None) => return Ok(None),
-            (Kind::Message, _) => sized(0)?,
-            (Kind::Append, Some(&HEARTBEAT)) => Some(1),
-            (Kind::Append, Some(&WHOLE)) => sized(1)?,
-            (Kind::Append, Some(&APPEND)) => {
-                let Some(count) = number(waiting, 1) else {
-                    return Ok(None);
-                };
-                let (mut seen, mut at) = self.scanned.unwrap_or((0, 1 + LENGTH_BYTES));
-                while seen < count {
-                    match sized(at)? {
-                        Some(end) if end > FRAME_BYTES_MAX => return Err(FrameError::TooLarge),
-                        Some(end) if end <= waiting.len() => (seen, at) = (seen + 1, end),
-                        _ => break,
-                    }
-                }
-                self.scanned = Some((seen, at));
-                (seen == count).then_some(at + LENGTH_BYTES)
-            }
-            (Kind::Append, Some(_)) => return Err(FrameError::UnknownType),
-        };
-        let trailer = if self.checksums { CHECKSUM_BYTES } else { 0 };
-        let end = end.map(|end| end + trailer);
-        Ok(end.filter(|end| *end <= waiting.len()))
+        if self.checksums {
+            return sealed_frame(self.kind, waiting);
+        }
+        let end = frame_end(self.kind, waiting, &mut self.scanned)?;
+        Ok(end.filter(|end| *end <= waiting.len()).map(|end| 0..end))
     }
 
     /// An append that continues the one before it.
@@ -333,6 +325,72 @@ impl Decoder {
             .checked_add(count)
             .ok_or(FrameError::Malformed)?;
         Ok(Frame::Message(Box::new(message)))
+    }
+}
+
+/// The frame behind its head, if it and its checksum are here.
+fn sealed_frame(kind: Kind, waiting: &[u8]) -> Result<Option<Range<usize>>, FrameError> {
+    let Some((length, _)) = waiting.split_first_chunk() else {
+        return Ok(None);
+    };
+    let length = u32::from_be_bytes(*length) as usize;
+    let Some(head) = waiting.first_chunk::<HEAD_BYTES>() else {
+        return Ok(None);
+    };
+    if *head != head_of(length) {
+        return Err(FrameError::Checksum);
+    }
+    if length > SEALED_BYTES_MAX {
+        return Err(FrameError::TooLarge);
+    }
+    let frame = HEAD_BYTES..HEAD_BYTES + length;
+    let Some(checksum) = waiting.get(frame.end..frame.end + CHECKSUM_BYTES) else {
+        return Ok(None);
+    };
+    let content = &waiting[frame.clone()];
+    if crc32fast::hash(content).to_be_bytes() != checksum {
+        return Err(FrameError::Checksum);
+    }
+    match frame_end(kind, content, &mut None)? {
+        Some(end) if end == length => Ok(Some(frame)),
+        _ => Err(FrameError::Malformed),
+    }
+}
+
+/// Where the first of these frames ends, if enough of it is here to tell; `scanned` remembers how far an append was followed.
+fn frame_end(
+    kind: Kind,
+    waiting: &[u8],
+    scanned: &mut Option<(u64, usize)>,
+) -> Result<Option<usize>, FrameError> {
+    let sized = |at: usize| -> Result<Option<usize>, FrameError> {
+        match number(waiting, at) {
+            None => Ok(None),
+            Some(length) if length > FRAME_BYTES_MAX as u64 => Err(FrameError::TooLarge),
+            Some(length) => Ok(Some(at + LENGTH_BYTES + length as usize)),
+        }
+    };
+    match (kind, waiting.first()) {
+        (_, None) => Ok(None),
+        (Kind::Message, _) => sized(0),
+        (Kind::Append, Some(&HEARTBEAT)) => Ok(Some(1)),
+        (Kind::Append, Some(&WHOLE)) => sized(1),
+        (Kind::Append, Some(&APPEND)) => {
+            let Some(count) = number(waiting, 1) else {
+                return Ok(None);
+            };
+            let (mut seen, mut at) = scanned.unwrap_or((0, 1 + LENGTH_BYTES));
+            while seen < count {
+                match sized(at)? {
+                    Some(end) if end > FRAME_BYTES_MAX => return Err(FrameError::TooLarge),
+                    Some(end) if end <= waiting.len() => (seen, at) = (seen + 1, end),
+                    _ => break,
+                }
+            }
+            *scanned = Some((seen, at));
+            Ok((seen == count).then_some(at + LENGTH_BYTES))
+        }
+        (Kind::Append, Some(_)) => Err(FrameError::UnknownType),
     }
 }
 

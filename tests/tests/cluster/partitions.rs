@@ -81,6 +81,29 @@ async fn a_member_that_is_cut_off_harms_nobody() {
     settle(&cluster, load).await;
 }
 
+/// Bits flip on the way between the members: nobody applies what was not sent, and what was acknowledged stays.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bits_that_flip_on_the_way_are_noticed() {
+    const FLIPS: u64 = 100;
+    if !is_ringd() {
+        return; // etcd's streams carry no checksums
+    }
+    let cluster = cluster().await;
+    let load = load(&cluster);
+    let register = Register::start(cluster.clients());
+    load.progress(20).await;
+    for (a, b) in [(0, 1), (0, 2), (1, 2)] {
+        cluster.network().between(a, b, Link::Garbled(20));
+    }
+    let network = cluster.network();
+    eventually("bits flip", || network.flips() >= FLIPS).await;
+    load.progress(1).await;
+    network.heal();
+    cluster.leader().await;
+    register.stop().await;
+    settle(&cluster, load).await;
+}
+
 /// One call of the table below: who must answer what, and when at the latest.
 async fn refused<T: std::fmt::Debug>(
     what: &str,

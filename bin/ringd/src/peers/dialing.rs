@@ -16,7 +16,7 @@ use super::{
 use crate::member::Input;
 use net::{
     http1::{Headers, ResponseHead},
-    peer::{Decoder, Kind, Remote, Version},
+    peer::{seal, Decoder, Kind, Remote, Version},
 };
 
 /// The first pause before a redial; each further one is twice as long.
@@ -69,7 +69,8 @@ impl Transport {
             return;
         };
         let mut outbound = Outbound::new(id, url, work, deadline_ns);
-        let fields = self.config.local.request(Some(id));
+        let mut fields = self.config.local.request(Some(id));
+        seal(&format!("GET {path}"), &mut fields);
         let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
         outbound
             .client

@@ -15,7 +15,7 @@ use crate::member::Input;
 use bytes::Bytes;
 use net::{
     http1::Headers,
-    peer::{checksum, CHECKSUM, SNAPSHOT_PIECE},
+    peer::{checksum, seal, CHECKSUM, SNAPSHOT_PIECE},
 };
 use prost::Message as _;
 use proto::raftpb::Message;
@@ -134,18 +134,11 @@ impl Exchange {
     /// Header fields besides those that say who asks.
     fn fields(&self) -> Vec<(&'static str, String)> {
         match self {
-            Exchange::Post { body } => vec![
-                ("Content-Type", "application/protobuf".into()),
-                (CHECKSUM, checksum(body)),
-            ],
+            Exchange::Post { .. } => vec![("Content-Type", "application/protobuf".into())],
             Exchange::Piece {
-                id,
-                offset,
-                last,
-                body,
+                id, offset, last, ..
             } => vec![
                 ("Content-Type", "application/octet-stream".into()),
-                (CHECKSUM, checksum(body)),
                 (
                     SNAPSHOT_PIECE,
                     format!("{id:x} {offset} {}", u8::from(*last)),
@@ -282,8 +275,12 @@ impl Transport {
         let address = address.to_owned();
         let mut fields = self.config.local.request(None);
         fields.extend(exchange.fields());
-        let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
+        if let Some(body) = exchange.body() {
+            fields.push((CHECKSUM, checksum(body)));
+        }
         let (method, path) = (exchange.method(), exchange.path());
+        seal(&format!("{method} {path}"), &mut fields);
+        let fields: Vec<(&str, &str)> = fields.iter().map(|(n, v)| (*n, v.as_str())).collect();
         let deadline_ns = exchange.deadline_ns(now_ns);
         let open = idle.and_then(|idle| match self.connections.get_mut(&idle) {
             Some(connection) => match &mut connection.end {

@@ -17,7 +17,9 @@ use crate::{
 use bytes::Bytes;
 use net::{
     http1::{RequestHead, Server, ServerEvent},
-    peer::{Encoder, Kind, Remote, CHECKSUM, REFUSED},
+    peer::{
+        checksum, is_body_damaged, is_damaged, seal, Encoder, Kind, Remote, CHECKSUM, REFUSED, SEAL,
+    },
 };
 use prost::Message as _;
 use proto::{etcdserverpb as pb, leasepb, raftpb::Message};
@@ -31,6 +33,8 @@ pub const HELD_BYTES_MAX: usize = 256 << 20;
 const HELD_BYTES_FREE: usize = 256 << 10;
 /// Members that speak to this one before it knows them; the oldest makes room for a new one.
 const REMOTES_MAX: usize = 32;
+/// The answer to a request that is not what was sent.
+const DAMAGED: &str = "the request was damaged on its way: its checksum does not fit";
 /// Memory kept for the frames of a stream.
 const FRAME_KEPT_BYTES: usize = 256 << 10;
 
@@ -40,6 +44,8 @@ pub struct Inbound {
     /// The request that is coming in.
     request: Option<Incoming>,
     state: State,
+    /// The last request was sealed, so its answer is.
+    seals: bool,
     /// When the last request was done with.
     idle_since_ns: u64,
     /// Bytes of it that [`Transport`] has counted.
@@ -93,6 +99,7 @@ impl Inbound {
             server: Server::new(now_ns),
             request: None,
             state: State::Free,
+            seals: false,
             idle_since_ns: now_ns,
             counted_bytes: 0,
         }
@@ -108,6 +115,14 @@ impl Inbound {
         if !matches!(self.state, State::Stream(_)) {
             self.server.receive(bytes, now_ns);
         }
+    }
+
+    /// Whether the head of a request is not what was sent. If it is, and sealed, so will its answer be.
+    fn is_damaged(&mut self, head: &RequestHead) -> bool {
+        let start = format!("{} {}", head.method, head.target);
+        let damaged = is_damaged(&start, &head.headers);
+        self.seals = !damaged && head.headers.get(SEAL).is_some();
+        damaged
     }
 
     fn next(&mut self) -> Option<Event> {
@@ -158,18 +173,26 @@ impl Inbound {
         }
     }
 
-    pub fn answer(&mut self, answer: Answer, now_ns: u64) {
+    pub fn answer(&mut self, mut answer: Answer, now_ns: u64) {
         self.request = None;
         self.state = State::Free;
         self.idle_since_ns = now_ns;
+        if self.seals {
+            let headers = &mut answer.headers;
+            headers.push((CHECKSUM, checksum(&answer.body)));
+            seal(&answer.status.to_string(), headers);
+        }
         let fields = fields(&answer.headers);
         self.server
             .respond(answer.status, &fields, &answer.body, now_ns);
     }
 
-    fn stream(&mut self, headers: &[(&'static str, String)], stream: Stream) {
+    fn stream(&mut self, mut headers: Vec<(&'static str, String)>, stream: Stream) {
+        if self.seals {
+            seal("200", &mut headers);
+        }
         self.server
-            .respond_stream(200, &fields(headers), stream.written_ns);
+            .respond_stream(200, &fields(&headers), stream.written_ns);
         self.state = State::Stream(stream);
     }
 
@@ -273,6 +296,9 @@ impl Transport {
                 break;
             };
             match event {
+                Event::Head(head) if inbound.is_damaged(&head) => {
+                    self.answer(id, Answer::error(503, DAMAGED), now_ns)
+                }
                 Event::Head(head) => match self.admit(&head, now_ns) {
                     Ok(bytes_max) => {
                         let is_database = routes::brings_database(&head);
@@ -295,6 +321,9 @@ impl Transport {
                     if let Some(route) = Route::of(head.path()) {
                         self.answer(id, route.too_large(), now_ns);
                     }
+                }
+                Event::Whole(head, body) if is_body_damaged(&head.headers, &body) => {
+                    self.answer(id, Answer::error(503, DAMAGED), now_ns)
                 }
                 Event::Whole(head, body) => self.route(id, &head, body, now_ns),
                 Event::Part(part) => self.take_part(id, *part, now_ns),
@@ -406,10 +435,6 @@ impl Transport {
     /// A single message.
     fn take_posted(&mut self, head: &RequestHead, body: Bytes, now_ns: u64) -> Answer {
         self.meet(head, now_ns);
-        let damaged = head.headers.get(CHECKSUM);
-        if damaged.is_some_and(|stated| stated != net::peer::checksum(&body)) {
-            return Answer::error(400, "error reading raft message");
-        }
         let Ok(message) = Message::decode(body) else {
             return Answer::error(400, "error unmarshalling raft message");
         };
@@ -478,7 +503,7 @@ impl Transport {
                     messages: 0,
                 };
                 if let Some(inbound) = self.inbound(id) {
-                    inbound.stream(&fields, stream);
+                    inbound.stream(fields, stream);
                     self.streams_changed(peer, |peer| peer.set_writer(kind, Some(id)));
                 }
             }

@@ -4,7 +4,7 @@ use super::{connection::Lost, exchange::Exchange};
 use bytes::Bytes;
 use net::{
     http1::{Client, ClientEvent, Headers, ResponseHead},
-    peer::{Decoder, Frame, Kind},
+    peer::{is_body_damaged, is_damaged, Decoder, Frame, Kind},
 };
 use proto::raftpb::Message;
 
@@ -14,6 +14,8 @@ pub const READ_NS_MAX: u64 = 5_000_000_000;
 const ANSWER_BYTES_MAX: usize = 8 << 20;
 /// An open connection without use is closed after this long.
 const IDLE_NS_MAX: u64 = 90_000_000_000;
+
+const DAMAGED: &str = "its answer was damaged on its way: the checksum does not fit";
 
 pub struct Outbound {
     pub peer: u64,
@@ -147,6 +149,11 @@ impl Outbound {
                 }
             };
             match (&mut self.work, event) {
+                (_, ClientEvent::Head(head))
+                    if is_damaged(&head.status.to_string(), &head.headers) =>
+                {
+                    return Some(Heard::Ended(Lost::Broken, Some(DAMAGED)))
+                }
                 (Work::Stream { .. }, ClientEvent::Head(head)) => return Some(Heard::Opened(head)),
                 (
                     Work::Stream {
@@ -176,6 +183,9 @@ impl Outbound {
             return None;
         };
         let head = head.take()?;
+        if is_body_damaged(&head.headers, body) {
+            return Some(Heard::Ended(Lost::Broken, Some(DAMAGED)));
+        }
         Some(Heard::Answer {
             status: head.status,
             headers: head.headers,
