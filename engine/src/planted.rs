@@ -39,6 +39,8 @@ pub enum Fault {
     CompareFirstOnly,
     /// Leases end after three quarters of their time.
     ExpireEarly,
+    /// Nothing is added to a lease's time for clients whose clocks are slow.
+    DriftIgnored,
     /// Progress is told to watchers that are behind as well.
     ProgressAhead,
 }

@@ -2,7 +2,6 @@
 
 use bytes::Bytes;
 use engine::{
-    lease,
     page::{
         Copy, CopyError, CopySource, Miss, Options as PageOptions, PageDir, PageFile, Pages,
         SimFile,
@@ -12,29 +11,12 @@ use engine::{
         meta::{self, LogMark},
         ApplyError, Options, Store,
     },
-    watch,
 };
 use proto::etcdserverpb::{InternalRaftRequest, PutRequest};
 use std::{
     io,
     sync::{Arc, Mutex},
 };
-
-fn options() -> Options {
-    let lease = lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 1,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = watch::Config {
-        identity: watch::Identity::default(),
-        max_request_bytes: 1 << 20,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    Options::new(lease, watch)
-}
 
 fn page_options() -> PageOptions {
     PageOptions {
@@ -129,7 +111,7 @@ fn filled(seed: u64, puts: usize) -> (SimFile, Store) {
     let mut random = Random(seed);
     let file = SimFile::new();
     let opened = Pages::open(Arc::new(file.clone()), page_options()).unwrap();
-    let mut store = Store::create(opened.pages, options());
+    let mut store = Store::create(opened.pages, Options::default());
     for at in 0..puts {
         put(&mut store, &mut random);
         if at % 97 == 96 {
@@ -174,7 +156,7 @@ fn install(arriving: Arriving, dir: &Dir) -> Result<Box<Store>, InstallError> {
             ..mark()
         },
         pages: page_options(),
-        store: options(),
+        store: Options::default(),
     };
     job.run(dir)
 }
@@ -233,7 +215,8 @@ fn a_copy_in_any_chunks_with_breaks_is_the_same_store() {
         let (expected, applied) = (hash(&mut ours), ours.applied());
         let file = dir.own.lock().unwrap().clone();
         let opened = Pages::open(Arc::new(file), page_options()).unwrap();
-        let mut again = Store::open(opened.pages, &opened.meta.unwrap(), options()).unwrap();
+        let mut again =
+            Store::open(opened.pages, &opened.meta.unwrap(), Options::default()).unwrap();
         assert_eq!((hash(&mut again), again.applied()), (expected, applied));
         assert!(!again.log_mark().restarts);
     }

@@ -9,14 +9,12 @@ use engine::{
         export::Export,
         import::{Import, ImportError},
     },
-    lease,
     page::{Miss, Options as PageOptions, PageDir, PageFile, Pages, RealDir, SimFile},
     store::{
         install::{Arriving, InstallJob, StageJob},
         meta::LogMark,
         ApplyError, Options, Store,
     },
-    watch,
 };
 use prost::Message as _;
 use proto::etcdserverpb::{
@@ -32,22 +30,6 @@ use std::{
 const SINGLE: &[u8] = include_bytes!("etcd-3.5.1/single.db");
 const ALARM: &[u8] = include_bytes!("etcd-3.5.1/alarm.db");
 const MEMBER: u64 = 833_007_991_363_753_733;
-
-fn options() -> Options {
-    let lease = lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 1,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = watch::Config {
-        identity: watch::Identity::default(),
-        max_request_bytes: 1 << 20,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    Options::new(lease, watch)
-}
 
 fn page_options() -> PageOptions {
     PageOptions {
@@ -133,7 +115,7 @@ fn install(arriving: Arriving, dir: &Dir) -> Store {
             restarts: true,
         },
         pages: page_options(),
-        store: options(),
+        store: Options::default(),
     };
     *job.run(dir).unwrap()
 }
@@ -468,7 +450,7 @@ fn checkpoint(store: &mut Store) {
 fn filled(seed: u64, requests: usize, keys: usize) -> Store {
     let mut random = Random(seed);
     let opened = Pages::open(Arc::new(SimFile::new()), page_options()).unwrap();
-    let mut store = Store::create(opened.pages, options());
+    let mut store = Store::create(opened.pages, Options::default());
     for at in 0..requests {
         let revision = store.revision();
         apply(&mut store, request(&mut random, keys, revision));
@@ -513,7 +495,7 @@ fn what_is_written_is_read_again_and_goes_on_alike() {
         let mut ours = {
             let conf_state = theirs.conf_state().clone();
             assert!(conf_state.voters.is_empty());
-            let export = Export::bare(source.clone(), options());
+            let export = Export::bare(source.clone(), Options::default());
             let database = stream(export, &mut random);
             assert_eq!(database.len() % 4096, 0);
             taken_over(&database, snapshot(index, term))
@@ -555,7 +537,7 @@ fn a_snapshot_for_a_member_has_its_members_before_the_database() {
         snapshot: Some(snapshot(78, 2)),
         ..Message::default()
     };
-    let export = Export::for_member(source, options(), message);
+    let export = Export::for_member(source, Options::default(), message);
     let body = stream(export, &mut Random(1));
     let (length, rest) = body.split_at(8);
     let length = u64::from_be_bytes(length.try_into().unwrap()) as usize;
@@ -599,7 +581,7 @@ fn a_spooled_database_leaves_nothing_behind() {
         arriving,
         log: LogMark::default(),
         pages: page_options(),
-        store: options(),
+        store: Options::default(),
     };
     let mut store = *job.run(&dir).unwrap();
     assert_eq!(names(), ["store.pages"]);

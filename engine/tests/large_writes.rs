@@ -13,22 +13,6 @@ use std::time::{Duration, Instant};
 const LEASE: i64 = 7;
 const SLICE_KEYS: usize = 3;
 
-fn options() -> Options {
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    Options::new(lease, watch)
-}
-
 struct World {
     store: Store,
     slice_keys: usize,
@@ -99,7 +83,7 @@ impl World {
     /// With so many keys that are attached to a lease.
     fn new(slice_keys: usize, keys: usize) -> World {
         let mut world = World {
-            store: Store::create(Pages::in_memory(), options()),
+            store: Store::create(Pages::in_memory(), Options::default()),
             slice_keys,
             slices: 0,
             longest: Duration::ZERO,

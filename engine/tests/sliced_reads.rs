@@ -41,22 +41,6 @@ struct World {
     compactions: u64,
 }
 
-fn options() -> Options {
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    Options::new(lease, watch)
-}
-
 /// The one read or the other.
 #[derive(Clone, Debug)]
 enum Read {
@@ -74,7 +58,7 @@ impl World {
         let pages = Pages::open(Arc::new(SimFile::new()), options_of_pages).unwrap();
         let mut world = World {
             random: Random(seed),
-            store: Store::create(pages.pages, options()),
+            store: Store::create(pages.pages, Options::default()),
             index: 0,
             misses: 0,
             overtaken: 0,

@@ -462,20 +462,10 @@ fn replay(name: &str, compared_min: usize) {
         .map(|line| serde_json::from_str::<Value>(line).unwrap());
     let ids = lines.next().unwrap()["ids"].clone();
     let id = |name: &str| ids[name].as_str().unwrap().parse::<u64>().unwrap();
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
+    let options = Options {
+        quota_bytes: None,
+        ..Options::default()
     };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    let mut options = Options::new(lease, watch);
-    options.quota_bytes = None;
     let mut session = Session {
         name: name.to_owned(),
         store: Store::create(Pages::in_memory(), options),

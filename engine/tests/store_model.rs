@@ -267,22 +267,10 @@ struct Met {
 }
 
 fn options() -> Options {
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
     Options {
         quota_bytes: None,
         compaction_hash_rows_max: u64::MAX,
-        ..Options::new(lease, watch)
+        ..Options::default()
     }
 }
 

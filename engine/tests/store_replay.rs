@@ -22,22 +22,6 @@ impl Random {
     }
 }
 
-fn options() -> Options {
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    Options::new(lease, watch)
-}
-
 fn entry(index: u64, request: &InternalRaftRequest) -> Entry {
     Entry {
         r#type: Some(0),
@@ -160,14 +144,14 @@ fn reopened(entries: &[Entry]) -> Store {
         ..Default::default()
     };
     let opened = Pages::open(Arc::new(file.clone()), page_options.clone()).unwrap();
-    let mut store = Store::create(opened.pages, options());
+    let mut store = Store::create(opened.pages, Options::default());
     entries.iter().for_each(|entry| apply(&mut store, entry));
     let job = store.begin_checkpoint(LogMark::default()).unwrap();
     let done = job.run().unwrap();
     store.pages_mut().checkpoint_done(done);
     let opened = Pages::open(Arc::new(file), page_options).unwrap();
     let meta = opened.meta.expect("a checkpoint");
-    Store::open(opened.pages, &meta, options()).unwrap()
+    Store::open(opened.pages, &meta, Options::default()).unwrap()
 }
 
 fn check_same(replayed: &mut Store, applied: &mut Store, seed: u64) {

@@ -22,20 +22,8 @@ struct Machine {
 
 impl Machine {
     fn new() -> Machine {
-        let lease = engine::lease::Config {
-            min_ttl_seconds: 2,
-            revoke_retry_ns: 7_000_000_000,
-            drift_bound_ppm: 0,
-            checkpoint: None,
-        };
-        let watch = engine::watch::Config {
-            identity: engine::watch::Identity::default(),
-            max_request_bytes: 1_572_864,
-            progress_interval_ns: 0,
-            seed: 1,
-        };
         Machine {
-            store: Store::create(Pages::in_memory(), Options::new(lease, watch)),
+            store: Store::create(Pages::in_memory(), Options::default()),
             index: 0,
         }
     }

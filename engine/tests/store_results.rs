@@ -14,17 +14,9 @@ const LEASE: i64 = 77;
 fn options(min_ttl_seconds: i64) -> Options {
     let lease = engine::lease::Config {
         min_ttl_seconds,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
+        ..Default::default()
     };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    Options::new(lease, watch)
+    Options::new(lease, Default::default())
 }
 
 fn put(key: &str, value: &str, lease: i64) -> PutRequest {

@@ -90,25 +90,15 @@ impl PageFile for Noting {
 }
 
 fn store(file: Arc<Noting>, relocates: bool) -> Store {
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
     let options = PageOptions {
         create: true,
         ..PageOptions::default()
     };
     let opened = Pages::open(file, options).expect("a new file");
-    let mut options = Options::new(lease, watch);
-    options.quota_bytes = quota_bytes();
+    let mut options = Options {
+        quota_bytes: quota_bytes(),
+        ..Options::default()
+    };
     if !relocates {
         options.relocation.cost_share = 0;
     }

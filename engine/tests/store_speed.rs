@@ -9,19 +9,7 @@ use prost::Message;
 use proto::etcdserverpb::*;
 
 fn store() -> Store {
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    Store::create(Pages::in_memory(), Options::new(lease, watch))
+    Store::create(Pages::in_memory(), Options::default())
 }
 
 fn key(n: u64) -> Bytes {

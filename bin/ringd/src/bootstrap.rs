@@ -323,7 +323,7 @@ fn store_options(
     let lease = lease::Config {
         min_ttl_seconds: lease::min_ttl_seconds(election_ticks, tick_ns),
         revoke_retry_ns: request_timeout_ns,
-        drift_bound_ppm: 0,
+        drift_bound_ppm: config.lease_drift_bound_ppm,
         checkpoint: None,
     };
     // The ids follow once they are known.

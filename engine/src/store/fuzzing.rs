@@ -5,10 +5,8 @@
 
 use super::{decode_internal_request, decode_txn, validate, Applied, ApplyError, Options, Payload};
 use super::{DecodeError, Store};
-use crate::lease;
 use crate::page::{Options as PageOptions, Pages, SimFile};
 use crate::store::meta::LogMark;
-use crate::watch;
 use bytes::Bytes;
 use prost::Message;
 use proto::etcdserverpb as pb;
@@ -200,21 +198,10 @@ struct Machine {
 }
 
 fn options() -> Options {
-    let lease = lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = watch::Config {
-        identity: watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    let mut options = Options::new(lease, watch);
-    options.quota_bytes = None;
-    options
+    Options {
+        quota_bytes: None,
+        ..Options::default()
+    }
 }
 
 impl Machine {

@@ -83,6 +83,13 @@ pub struct Options {
 /// Default of [`Options::compaction_hash_rows_max`]: about a millisecond of background work.
 pub const COMPACTION_HASH_ROWS: u64 = 10_000;
 
+/// For tools and tests: see [`watch::Config`]'s default.
+impl Default for Options {
+    fn default() -> Options {
+        Options::new(lease::Config::default(), watch::Config::default())
+    }
+}
+
 impl Options {
     pub fn new(lease: lease::Config, watch: watch::Config) -> Options {
         Options {

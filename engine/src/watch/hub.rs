@@ -34,6 +34,18 @@ pub struct Config {
     pub seed: u64,
 }
 
+/// As at etcd's default request limit, with the same seed each time: for tools and tests, not for a server.
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            identity: Identity::default(),
+            max_request_bytes: 1_572_864,
+            progress_interval_ns: 0,
+            seed: 1,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     pub streams: usize,

@@ -314,7 +314,7 @@ fn store_options(plan: &MemberPlan, number: usize, seed: u64) -> store::Options 
     let lease = lease::Config {
         min_ttl_seconds: lease::min_ttl_seconds(election, TICK_NS),
         revoke_retry_ns: 5_000_000_000 + 2 * election * TICK_NS,
-        drift_bound_ppm: 0,
+        drift_bound_ppm: plan.drift_bound_ppm,
         checkpoint: None,
     };
     let watch = watch::Config {

@@ -74,6 +74,7 @@ mod on {
         Plant::Engine(InEngine::RemoveForgets),
         Plant::Engine(InEngine::RevisionForgotten),
         Plant::Engine(InEngine::ExpireEarly),
+        Plant::Engine(InEngine::DriftIgnored),
         Plant::Engine(InEngine::FlushSkipped),
         Plant::Engine(InEngine::CopyUnflushed),
         Plant::Engine(InEngine::PageUnchecked),

@@ -35,6 +35,8 @@ const DECAYING_MACHINES_MAX: usize = 40;
 /// Clocks run at least this slow and at most this fast, in nanoseconds per million.
 pub const RATE_MIN: u64 = 900_000;
 pub const RATE_MAX: u64 = 1_100_000;
+/// Members that reckon with clocks as slow as this against theirs never end a lease early in true time.
+pub const DRIFT_BOUND_PPM: u32 = (RATE_MAX - 1_000_000) as u32;
 
 /// The network between members, and between clients and members.
 #[derive(Clone, Debug)]
@@ -124,6 +126,8 @@ pub struct MemberPlan {
     /// Rot is looked for this often: all the time, so that what is found where there is none shows, or so seldom that whoever
     /// needs a garbled page meets it first.
     pub scrub_interval_ns: u64,
+    /// How much slower than theirs the members reckon clients' clocks to be.
+    pub drift_bound_ppm: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -211,6 +215,7 @@ impl Swarm {
         swarm.member.progress_interval_ns = *apart.pick(&[SECOND_NS / 2, 20 * SECOND_NS]);
         swarm.member.message_bytes = *apart.pick(&[1 << 20, 1 << 20, 16 << 10, 1 << 10]);
         swarm.member.scrub_interval_ns = *apart.pick(&[3 * SECOND_NS, 100 * SECOND_NS]);
+        swarm.member.drift_bound_ppm = *apart.pick(&[0, DRIFT_BOUND_PPM]);
         if Chance::stream(seed, 8).percent(CROWDED_PERCENT) {
             swarm.crowd();
         } else if members >= 3 {
@@ -437,6 +442,7 @@ fn draw_member(chance: &mut Chance) -> MemberPlan {
         progress_interval_ns: 20 * SECOND_NS,
         message_bytes: 1 << 20,
         scrub_interval_ns: 3 * SECOND_NS,
+        drift_bound_ppm: 0,
     }
 }
 

@@ -222,7 +222,7 @@ impl World {
             clients: Clients::default(),
             history: History::default(),
             consensus: Consensus::default(),
-            leases: Leases::default(),
+            leases: Leases::new(plan.member.drift_bound_ppm),
             search: (!plan.clients.has(Operation::Txn)).then(Search::default),
             coverage: Coverage::default(),
             trace,

@@ -15,22 +15,6 @@ use super::{load, refusal};
 
 const DATA_LOSS: i32 = 15;
 
-fn store_options() -> StoreOptions {
-    let lease = engine::lease::Config {
-        min_ttl_seconds: 2,
-        revoke_retry_ns: 7_000_000_000,
-        drift_bound_ppm: 0,
-        checkpoint: None,
-    };
-    let watch = engine::watch::Config {
-        identity: engine::watch::Identity::default(),
-        max_request_bytes: 1_572_864,
-        progress_interval_ns: 0,
-        seed: 1,
-    };
-    StoreOptions::new(lease, watch)
-}
-
 /// Has the store of a member that is down take another entry for the next one of its log, with checksums that are right: what
 /// a defect of the program would have done.
 fn lead_astray(cluster: &Cluster, index: usize) {
@@ -59,7 +43,7 @@ fn open_store(path: &Path) -> Store {
     let file = RealFile::open_or_create(path).expect("the page file");
     let opened = Pages::open(Arc::new(file), PageOptions::default()).expect("whole pages");
     let meta = opened.meta.expect("a checkpoint");
-    Store::open(opened.pages, &meta, store_options()).expect("a store")
+    Store::open(opened.pages, &meta, StoreOptions::default()).expect("a store")
 }
 
 async fn alarms(client: &Client) -> Result<Vec<pb::AlarmMember>, Refusal> {

@@ -153,6 +153,7 @@ pub(super) fn config(
         log,
         scrub_interval_ns: ns("scrub-interval"),
         requests_held_bytes: settings.uint("requests-held-bytes"),
+        lease_drift_bound_ppm: settings.uint("lease-drift-bound") as u32,
         wal_io: match settings.text("wal-io").as_str() {
             "thread" => WalIo::Thread,
             "inline" => WalIo::Inline,

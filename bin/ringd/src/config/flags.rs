@@ -401,6 +401,7 @@ pub(super) static FLAGS: &[Flag] = &[
     flag("wal-io", Choice(&["auto", "thread", "inline", "ring"]), "auto", Ringd, Acts, "How log writes reach the device; `auto` measures at first start."),
     flag("scrub-interval", Duration, "24h0m0s", Ringd, Acts, "How often all pages and log segments are read from the device and checked; 0s for never."),
     flag("requests-held-bytes", Uint, "0", Ringd, Acts, "What requests may hold together until they are answered; 0 for an eighth of the memory limit, 256 MiB at most."),
+    flag("lease-drift-bound", Uint, "0", Ringd, Acts, "How much slower than a member's a client's clock may run, in parts per million: so much longer a lease lives than its TTL."),
     flag("cores", Choice(&["fused", "split"]), "fused", Ringd, Acts, "Placement of the roles: one core for all, or a core for each."),
 ];
 

@@ -145,6 +145,8 @@ pub struct Config {
     pub scrub_interval_ns: u64,
     /// 0 for a share of the memory limit.
     pub requests_held_bytes: u64,
+    /// How much slower than this member's a client's clock may run; at most one million.
+    pub lease_drift_bound_ppm: u32,
 }
 
 impl Config {

@@ -626,6 +626,10 @@ fn checks_come_in_etcds_order_with_its_texts() {
             "--election-timeout[60000ms] is too long, and should be set less than 50000ms",
         ),
         (
+            &["--lease-drift-bound=1000001"],
+            "--lease-drift-bound[1000001] is too large: it is in parts per million, 1000000 at most",
+        ),
+        (
             &["--listen-client-urls=http://127.0.0.1:2379"],
             "--advertise-client-urls is required when --listen-client-urls is set explicitly",
         ),

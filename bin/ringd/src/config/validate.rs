@@ -150,6 +150,7 @@ pub(super) fn check(settings: &Settings) -> Result<(), String> {
     experimental(settings)?;
     tls_versions(settings)?;
     tracing(settings)?;
+    lease_drift(settings)?;
     feature_gates(&settings.text("feature-gates"))?;
     choices(settings)
 }
@@ -275,6 +276,17 @@ fn tls_versions(settings: &Settings) -> Result<(), String> {
         return Err("cipher suites cannot be configured when only TLS1.3 is enabled".into());
     }
     Ok(())
+}
+
+const DRIFT_BOUND_PPM_MAX: u64 = 1_000_000;
+
+fn lease_drift(settings: &Settings) -> Result<(), String> {
+    match settings.uint("lease-drift-bound") {
+        ..=DRIFT_BOUND_PPM_MAX => Ok(()),
+        bound => Err(format!(
+            "--lease-drift-bound[{bound}] is too large: it is in parts per million, {DRIFT_BOUND_PPM_MAX} at most"
+        )),
+    }
 }
 
 const SAMPLES_PER_MILLION_MAX: i64 = 1_000_000;

@@ -23,11 +23,20 @@ pub struct Leases {
     held: BTreeMap<i64, Held>,
     /// A clock jumped ahead, which shortens what it counts: nothing can be said of times any more.
     unsure: bool,
+    drift_bound_ppm: u32,
     pub renewals: u64,
     pub expiries: u64,
 }
 
 impl Leases {
+    /// For members that are configured with this bound.
+    pub fn new(drift_bound_ppm: u32) -> Leases {
+        Leases {
+            drift_bound_ppm,
+            ..Leases::default()
+        }
+    }
+
     pub fn clock_jumped(&mut self) {
         self.unsure = true;
     }
@@ -90,8 +99,9 @@ impl Leases {
         if held.given_up || self.unsure {
             return Ok(());
         }
-        // The fastest clock counts the time to live in this much.
-        let least_ns = held.ttl_s as u64 * SECOND_NS / RATE_MAX * 1_000_000;
+        // The fastest clock counts the time to live, and what is allowed for slow clocks, in this much.
+        let counted = 1_000_000 + u64::from(self.drift_bound_ppm);
+        let least_ns = held.ttl_s as u64 * SECOND_NS / RATE_MAX * counted;
         if ended_ns >= held.confirmed_ns + least_ns {
             return Ok(());
         }
