@@ -342,7 +342,7 @@ fn b12_slow_reader() {
     peer.open(1, WATCH_PATH);
     peer.output();
     for _ in 0..100 {
-        peer.server.send(id(1), vec![0; 100_000].into());
+        assert!(peer.server.send(id(1), vec![0; 100_000].into()));
     }
     assert!(peer.server.output().len() <= limits::OUTPUT_BYTES_MAX + 100_000);
     assert!(peer.server.backlog_bytes(id(1)) > limits::STREAM_OUTPUT_BYTES_MAX);

@@ -160,11 +160,16 @@ impl Front {
         gone.server.disconnect(&mut events);
         for event in events.drain(..) {
             if let Event::Cancel { stream } = event {
-                demands.push(Demand::Cancel {
-                    call: CallId::new(connection, stream.get()),
-                });
+                gone.streams.remove(&stream.get());
+                let call = CallId::new(connection, stream.get());
+                demands.push(Demand::Cancel { call });
             }
         }
+        // The member may not keep what is not known to the transport any more.
+        let left = gone.streams.into_keys();
+        demands.extend(left.map(|stream| Demand::Cancel {
+            call: CallId::new(connection, stream),
+        }));
         self.events = events;
     }
 
@@ -325,7 +330,11 @@ impl Front {
         let Some(state) = entry.streams.get_mut(&call.stream()) else {
             return; // the call is over
         };
-        entry.server.send(stream, message);
+        if !entry.server.send(stream, message) {
+            entry.forget(call.stream());
+            demands.push(Demand::Cancel { call });
+            return self.mark(call.connection());
+        }
         match state {
             StreamState::Watch { blocked } | StreamState::Feed { blocked } => {
                 let backlog = entry.server.backlog_bytes(stream) + entry.server.output().len();
@@ -547,3 +556,6 @@ impl Front {
 fn needs_leader(metadata: &Metadata) -> bool {
     metadata.get("hasleader") == Some(&b"true"[..])
 }
+
+#[cfg(test)]
+mod tests;
