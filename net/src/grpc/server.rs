@@ -85,6 +85,14 @@ pub enum Event {
     },
 }
 
+/// A call that waits for the application's last answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenCall {
+    pub stream: StreamId,
+    /// Nothing more of the request has to come before the application knows of the call.
+    pub arrived: bool,
+}
+
 /// State of a call between head and answer.
 #[derive(Debug, Default)]
 struct Call {
@@ -531,6 +539,20 @@ impl Server {
     /// The call takes answers.
     pub fn is_open(&self, stream: StreamId) -> bool {
         self.open_call(stream).is_some()
+    }
+
+    pub fn open_calls(&self) -> impl Iterator<Item = OpenCall> + '_ {
+        let streams = self.connection.streams();
+        let open = streams.filter(|stream| !stream.state.answered);
+        open.map(|stream| OpenCall {
+            stream: stream.id,
+            arrived: stream.state.delivered || stream.state.complete.is_some(),
+        })
+    }
+
+    /// The peer may still begin calls. After [`Server::shutdown`] that ends as soon as the peer has heard of it.
+    pub fn accepts_calls(&self) -> bool {
+        self.stage != Stage::Gone && self.connection.accepts_streams()
     }
 
     /// While paused, the peer gets no more window for this call's messages: back-pressure for request streams.
