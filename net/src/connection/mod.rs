@@ -144,6 +144,12 @@ struct OpenBlock {
     until_ns: u64,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Stall {
+    since_ns: u64,
+    taken_bytes: u64,
+}
+
 /// What the PING of a graceful stop carries.
 const SHUTDOWN_PING: [u8; 8] = *b"shutdown";
 
@@ -188,8 +194,8 @@ pub struct Connection<S, R: ReadHead> {
     streams_checked_ns: u64,
     settings_ack_until_ns: u64,
     idle_since_ns: u64,
-    /// Total output taken by the socket when it was last seen to move, and when that was.
-    output_progress: (u64, u64),
+    /// Output was seen to wait, since when, and how much had been taken in total then.
+    stalled: Option<Stall>,
 }
 
 impl<S, R: ReadHead> Connection<S, R> {
@@ -237,7 +243,7 @@ impl<S, R: ReadHead> Connection<S, R> {
             streams_checked_ns: now_ns,
             settings_ack_until_ns: now_ns + limits::SETTINGS_ACK_NS,
             idle_since_ns: now_ns,
-            output_progress: (0, now_ns),
+            stalled: None,
         }
     }
 

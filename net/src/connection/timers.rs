@@ -1,7 +1,7 @@
 //! Deadlines of the connection and of its streams.
 
 use super::keepalive::Want;
-use super::{Connection, Key, Phase, ReadHead};
+use super::{Connection, Key, Phase, ReadHead, Stall};
 use crate::frame::{ping::Ping, Error, Reason};
 use crate::limits;
 
@@ -49,7 +49,10 @@ impl<S, R: ReadHead> Connection<S, R> {
             );
         }
         if !self.output.is_empty() {
-            due = due.min(self.output_progress.1 + limits::CONNECTION_STALL_NS);
+            due = due.min(match self.stalled {
+                Some(stall) => stall.since_ns + limits::CONNECTION_STALL_NS,
+                None => self.now_ns, // to begin counting
+            });
         }
         due
     }
@@ -100,11 +103,24 @@ impl<S, R: ReadHead> Connection<S, R> {
     }
 
     fn check_output(&mut self, now_ns: u64) -> Result<(), Error> {
-        let taken = self.output.taken_bytes();
-        if taken != self.output_progress.0 || self.output.is_empty() {
-            self.output_progress = (taken, now_ns);
-        } else if now_ns >= self.output_progress.1 + limits::CONNECTION_STALL_NS {
-            return Err(Error::new(Reason::NO_ERROR, "output is not read"));
+        let taken_bytes = self.output.taken_bytes();
+        if self.output.is_empty() {
+            self.stalled = None;
+            return Ok(());
+        }
+        match self.stalled {
+            Some(stall) if stall.taken_bytes == taken_bytes => {
+                if now_ns >= stall.since_ns + limits::CONNECTION_STALL_NS {
+                    return Err(Error::new(Reason::NO_ERROR, "output is not read"));
+                }
+            }
+            // It may have begun to wait at any time after the last look, so that look does not count.
+            _ => {
+                self.stalled = Some(Stall {
+                    since_ns: now_ns,
+                    taken_bytes,
+                });
+            }
         }
         Ok(())
     }

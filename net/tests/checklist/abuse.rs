@@ -381,6 +381,27 @@ fn b12_slow_reader() {
     assert!(peer.events().contains(&Event::Cancel { stream: id(1) }));
 }
 
+/// Output that begins to wait after a long silence has not been waiting for all of it.
+#[test]
+fn b11_silence_is_no_stall() {
+    let mut peer = Peer::new();
+    peer.open(1, WATCH_PATH);
+    peer.output();
+    peer.wait(1);
+    peer.output();
+    peer.now_ns += 2 * limits::CONNECTION_STALL_NS;
+    assert!(peer.server.send(id(1), b"event".as_slice().into()));
+    assert!(peer.server.deadline_ns() <= Some(peer.now_ns), "to look");
+    peer.wait(1);
+    assert!(!peer.server.should_close());
+    let due_ns = peer.now_ns + limits::CONNECTION_STALL_NS;
+    assert_eq!(peer.server.deadline_ns(), Some(due_ns));
+    peer.wait(limits::CONNECTION_STALL_NS - 1);
+    assert!(!peer.server.should_close());
+    peer.wait(1);
+    assert!(peer.server.should_close());
+}
+
 #[test]
 fn b12_answers_that_nobody_takes() {
     // Without window, answers pile up to a bound; then calls wait until some are taken.
