@@ -17,6 +17,9 @@ use prost::Message;
 use proto::{etcdserverpb as pb, v3electionpb as election, v3lockpb as lock};
 use std::collections::BTreeMap;
 
+/// Questions have numbers like those of HTTP/2 streams.
+const STREAM_MAX: u32 = 0x7fff_ffff;
+
 /// A call of one of the two services.
 #[derive(Clone, Debug)]
 pub enum Recipe {
@@ -139,8 +142,7 @@ impl Concurrency {
                 (Stage::Observing(observer), first)
             }
         };
-        self.next_session = self.next_session.wrapping_add(1);
-        let id = self.next_session;
+        let id = self.free_session();
         self.sessions.insert(
             id,
             Session {
@@ -289,18 +291,35 @@ impl Concurrency {
     }
 
     fn ask(&mut self, session: u32, request: Request, steps: &mut Vec<Step>) {
-        self.next_ask = match self.next_ask.wrapping_add(1) & 0x7fff_ffff {
-            0 => 1, // 0 is the renewal that nobody waits for
-            next => next,
-        };
-        let call = CallId::new(CallId::INTERNAL_CONNECTION, self.next_ask);
-        self.asks.insert(self.next_ask, session);
+        let ask = self.free_ask();
+        let call = CallId::new(CallId::INTERNAL_CONNECTION, ask);
+        self.asks.insert(ask, session);
         if matches!(request, Request::Watch(_)) {
             if let Some(session) = self.sessions.get_mut(&session) {
                 session.watch = Some(call);
             }
         }
         steps.push(Step::Ask { call, request });
+    }
+
+    /// Numbers come again; what waits for its turn for years keeps the one it has.
+    fn free_session(&mut self) -> u32 {
+        loop {
+            self.next_session = self.next_session.wrapping_add(1);
+            if !self.sessions.contains_key(&self.next_session) {
+                return self.next_session;
+            }
+        }
+    }
+
+    fn free_ask(&mut self) -> u32 {
+        loop {
+            self.next_ask = self.next_ask.wrapping_add(1) & STREAM_MAX;
+            // 0 is the renewal that nobody waits for.
+            if self.next_ask != 0 && !self.asks.contains_key(&self.next_ask) {
+                return self.next_ask;
+            }
+        }
     }
 
     fn finish(&mut self, id: u32) {
@@ -394,5 +413,34 @@ fn missing_leader(call: CallId) -> Step {
             code::UNKNOWN,
             "\"leader\" field must be provided",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Starts a lock and gives the number of its question.
+    fn start(concurrency: &mut Concurrency, stream: u32) -> u32 {
+        let mut steps = Vec::new();
+        let recipe = Recipe::Lock(lock::LockRequest::default());
+        concurrency.start(CallId::new(1, stream), recipe, &mut steps);
+        match &steps[..] {
+            [Step::Ask { call, .. }] => call.stream(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn numbers_in_use_are_not_given_again() {
+        let mut concurrency = Concurrency::default();
+        let old = [start(&mut concurrency, 1), start(&mut concurrency, 3)];
+        assert_eq!(old, [1, 2]);
+        concurrency.next_ask = STREAM_MAX - 1;
+        concurrency.next_session = u32::MAX;
+        let new = [start(&mut concurrency, 5), start(&mut concurrency, 7)];
+        assert_eq!(new, [STREAM_MAX, 3]);
+        assert_eq!(concurrency.sessions.len(), 4);
+        assert_eq!(concurrency.asks.len(), 4);
     }
 }

@@ -135,11 +135,7 @@ impl Front {
 
     /// A new connection; its settings wait in the output.
     pub fn open(&mut self, now_ns: u64) -> u32 {
-        let id = self.next_connection;
-        self.next_connection = match self.next_connection.wrapping_add(1) {
-            CallId::PEER_CONNECTION | CallId::INTERNAL_CONNECTION | 0 => 1,
-            next => next,
-        };
+        let id = self.free_id();
         let mut server = Server::new(&self.config, self.methods, now_ns);
         if self.stopping {
             server.shutdown();
@@ -156,6 +152,20 @@ impl Front {
         );
         self.mark(id);
         id
+    }
+
+    /// A number that no connection has: after 2^32 of them, some that are still open are as old as the next one.
+    fn free_id(&mut self) -> u32 {
+        loop {
+            let id = self.next_connection;
+            self.next_connection = match id.wrapping_add(1) {
+                CallId::PEER_CONNECTION | CallId::INTERNAL_CONNECTION | 0 => 1,
+                next => next,
+            };
+            if !self.connections.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// The connection is gone; so are its calls.

@@ -231,3 +231,15 @@ fn a_stop_ends_the_calls_that_are_left() {
         [(asked, code::UNAVAILABLE), (begun, code::UNAVAILABLE)]
     );
 }
+
+/// After so many connections that numbers come again, those that are open keep theirs.
+#[test]
+fn no_two_open_connections_have_one_number() {
+    let mut stage = Stage::new();
+    let old = [stage.connection, stage.front.open(0)];
+    assert_eq!(old, [1, 2]);
+    stage.front.next_connection = CallId::PEER_CONNECTION - 1;
+    let new = [(); 2].map(|()| stage.front.open(0));
+    assert_eq!(stage.front.connection_count(), 4);
+    assert_eq!(new[1], 3);
+}
