@@ -8,8 +8,10 @@ use crate::server::{Link, Port};
 use net::driver::{Listener, Socket};
 use std::{cell::RefCell, future::poll_fn, io::IoSlice, rc::Rc, task::Poll, time::Duration};
 
-/// How often a connection whose peer does not read is looked at again.
-const BACK_PRESSURE_POLL: Duration = Duration::from_millis(2);
+/// A connection whose peer does not read is looked at again after this time, then after twice as long each time...
+const BACK_PRESSURE_POLL_MIN: Duration = Duration::from_millis(2);
+/// ...up to this: there may be thousands of them, for as long as they are allowed to stall.
+const BACK_PRESSURE_POLL_MAX: Duration = Duration::from_millis(50);
 /// After a failed accept.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// A pause that lets the ring turn, and with it everybody else: only a timer does that.
@@ -126,15 +128,17 @@ async fn serve(socket: Socket, link: Link, port: Port, core: Rc<RefCell<Core>>) 
 /// Reads until the connection is over, and closes it.
 pub async fn read(socket: Socket, link: Link, core: Rc<RefCell<Core>>) {
     let buffers = core.borrow().buffers.clone();
+    let mut pause = BACK_PRESSURE_POLL_MIN;
     loop {
         let reading = core.borrow().reading(link);
         match reading {
             Reading::Over => break,
             Reading::Wait => {
-                glommio::timer::sleep(BACK_PRESSURE_POLL).await;
+                glommio::timer::sleep(pause).await;
+                pause = longer(pause);
                 continue;
             }
-            Reading::Go => {}
+            Reading::Go => pause = BACK_PRESSURE_POLL_MIN,
         }
         // The buffer is borrowed only while bytes are moved: a thousand idle connections share one.
         let result = socket
@@ -156,4 +160,22 @@ pub async fn read(socket: Socket, link: Link, core: Rc<RefCell<Core>>) {
         core.wake();
     }
     socket.shutdown();
+}
+
+/// The pause after this one, if the peer has not read meanwhile.
+fn longer(pause: Duration) -> Duration {
+    (pause * 2).min(BACK_PRESSURE_POLL_MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_that_never_reads_is_looked_at_rarely() {
+        let pauses =
+            std::iter::successors(Some(BACK_PRESSURE_POLL_MIN), |&last| Some(longer(last)));
+        let first: Vec<u128> = pauses.take(7).map(|pause| pause.as_millis()).collect();
+        assert_eq!(first, [2, 4, 8, 16, 32, 50, 50]);
+    }
 }
