@@ -340,7 +340,7 @@ impl Shell {
         };
         if works {
             // Only a timer lets network and disk completions in between.
-            glommio::timer::sleep(Duration::from_micros(1)).await;
+            self.sleep(Duration::from_micros(1)).await;
             let mut core = self.core.borrow_mut();
             if !core.wanted {
                 let now_ns = core.now_ns();
@@ -363,6 +363,16 @@ impl Shell {
             Poll::Pending
         })
         .await;
+    }
+
+    /// Sleeps, and is woken from outside as well: the executor may go on sleeping after the time is up.
+    async fn sleep(&self, duration: Duration) {
+        poll_fn(|context| {
+            self.mailbox.listen(context.waker());
+            Poll::Ready(())
+        })
+        .await;
+        glommio::timer::sleep(duration).await;
     }
 
     /// One turn: completions in, decisions, operations and bytes out, until nothing is left.

@@ -57,7 +57,7 @@ impl Shell {
             if holds(&mut self.core.borrow_mut()) || begun.elapsed() > patience {
                 return;
             }
-            glommio::timer::sleep(STOP_POLL).await;
+            self.sleep(STOP_POLL).await;
         }
     }
 }
