@@ -80,8 +80,9 @@ impl Run {
                     ..
                 } => match (method, message.len() % 4) {
                     (3, _) => {
-                        self.server.send(stream, message.clone());
-                        self.server.send(stream, vec![0; 40_000].into());
+                        if self.server.send(stream, message.clone()) {
+                            let _ = self.server.send(stream, vec![0; 40_000].into());
+                        }
                         self.server.finish(stream);
                     }
                     (_, 0) => self.server.fail(stream, 5, "no"),
@@ -90,7 +91,7 @@ impl Run {
                 },
                 Event::Message { stream, message } => {
                     self.server.pause_receive(stream, message.len() % 3 == 0);
-                    self.server.send(stream, message);
+                    let _ = self.server.send(stream, message);
                 }
                 Event::HalfClose { stream } => self.server.finish(stream),
                 Event::Open { .. } | Event::Cancel { .. } | Event::Http1 { .. } => {}

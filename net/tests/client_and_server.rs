@@ -85,7 +85,9 @@ impl Pair {
                 Event::Request {
                     stream, message, ..
                 } => self.server.respond(stream, &message),
-                Event::Message { stream, message } => self.server.send(stream, message),
+                Event::Message { stream, message } => {
+                    assert!(self.server.send(stream, message));
+                }
                 Event::HalfClose { stream } => self.server.finish(stream),
                 _ => {}
             }

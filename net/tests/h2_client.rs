@@ -62,7 +62,7 @@ async fn serve(mut socket: DuplexStream) {
                 Event::Request {
                     stream, message, ..
                 } => server.respond(stream, &message),
-                Event::Message { stream, message } => server.send(stream, message),
+                Event::Message { stream, message } => assert!(server.send(stream, message)),
                 Event::HalfClose { stream } => server.finish(stream),
                 Event::Open { .. } | Event::Cancel { .. } => {}
                 Event::Http1 { .. } => panic!("not HTTP/2"),

@@ -285,10 +285,27 @@ impl Server {
         self.member.wants_work()
     }
 
-    /// Stops taking calls and ends the streams.
-    pub fn shutdown(&mut self, status: &Status) {
+    /// Clients are told to go elsewhere.
+    pub fn shutdown(&mut self) {
         self.front.shutdown();
-        self.front.end_streams(status);
+    }
+
+    /// After [`Server::shutdown`]: no call begins any more, and all are answered but those that may go on for ever.
+    pub fn is_quiet(&self) -> bool {
+        self.front.is_quiet()
+    }
+
+    /// Ends the calls that are still open.
+    pub fn end_calls(&mut self, status: &Status) {
+        self.front.end_calls(status);
+    }
+
+    /// Nothing that a client waits for has still to leave on this connection.
+    pub fn is_sent(&mut self, link: Link) -> bool {
+        match link {
+            Link::Client(connection) => self.front.is_sent(connection),
+            Link::Peer(_) => true,
+        }
     }
 
     fn set_members(&mut self, now_ns: u64) {

@@ -370,6 +370,11 @@ impl<S, R: ReadHead> Connection<S, R> {
         };
     }
 
+    /// The peer may still open streams: neither has the connection ended, nor has a graceful stop got so far.
+    pub fn accepts_streams(&self) -> bool {
+        !matches!(self.phase, Phase::Draining { .. } | Phase::Closed)
+    }
+
     fn takes_new_streams(&self) -> bool {
         matches!(self.phase, Phase::Opening { .. } | Phase::Open)
     }

@@ -341,8 +341,9 @@ impl<S: Default, R: ReadHead> Connection<S, R> {
     }
 
     fn malformed<'a>(&mut self, key: Key) -> Received<'a, S, R> {
+        // Where that ends the connection, the stream must still be there to be ended with the others.
+        self.provoked_reset(self.streams.get(key).id, Reason::PROTOCOL_ERROR)?;
         let stream = self.remove(key);
-        self.provoked_reset(stream.id, Reason::PROTOCOL_ERROR)?;
         Ok(Incoming::Closed {
             id: stream.id,
             state: stream.state,

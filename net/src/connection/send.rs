@@ -87,10 +87,12 @@ impl<S, R: ReadHead> Connection<S, R> {
 
     /// Sends the head of a message that goes on, made of one of [`super::Config::known_fields`].
     /// False when the peer takes no such head: the stream has been reset and is gone.
+    #[must_use]
     pub fn send_known_head(&mut self, key: Key, known: usize) -> bool {
         self.send_head(key, Block::Known(known))
     }
 
+    #[must_use]
     fn send_head(&mut self, key: Key, block: Block<'_>) -> bool {
         let stream = self.streams.get_mut(key);
         stream.head_sent = true;

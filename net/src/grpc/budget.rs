@@ -1,6 +1,7 @@
 //! What the requests of all connections may hold together.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::Arc;
 
 use super::status::{Code, Status};
 use crate::limits;
@@ -37,7 +38,7 @@ impl Budget {
     }
 
     /// A request that held `before` bytes is to hold `after`. When there is no room it goes on holding what it held.
-    pub(super) fn change(&self, before: usize, after: usize) -> Result<(), Status> {
+    fn change(&self, before: usize, after: usize) -> Result<(), Status> {
         if after <= before {
             self.used_bytes.fetch_sub(before - after, Ordering::Relaxed);
             return Ok(());
@@ -52,9 +53,57 @@ impl Budget {
     }
 }
 
+/// What one request holds of a budget. It is given back when this is dropped, whichever way the request ends.
+#[derive(Debug, Default)]
+pub(super) struct Held {
+    /// `None` while nothing is held.
+    budget: Option<Arc<Budget>>,
+    bytes: usize,
+}
+
+impl Held {
+    /// Holds `bytes` from now on instead of what it held. When there is no room it goes on holding that.
+    pub fn set(&mut self, budget: &Arc<Budget>, bytes: usize) -> Result<(), Status> {
+        if bytes == self.bytes {
+            return Ok(());
+        }
+        budget.change(self.bytes, bytes)?;
+        self.bytes = bytes;
+        self.budget.get_or_insert_with(|| budget.clone());
+        Ok(())
+    }
+
+    pub fn release(&mut self) {
+        if let Some(budget) = self.budget.take() {
+            // Giving back is never refused.
+            let _ = budget.change(std::mem::take(&mut self.bytes), 0);
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.release();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_dropped_is_given_back() {
+        let budget = Arc::new(Budget::new(100, 2, "busy"));
+        let mut held = Held::default();
+        assert_eq!(held.set(&budget, 60), Ok(()));
+        assert!(held.set(&budget, 101).is_err());
+        assert_eq!(budget.used_bytes(), 60);
+        held.release();
+        assert_eq!(budget.used_bytes(), 0);
+        assert_eq!(held.set(&budget, 40), Ok(()));
+        drop(held);
+        assert_eq!(budget.used_bytes(), 0);
+    }
 
     #[test]
     fn what_does_not_fit_is_refused_and_leaves_nothing_behind() {

@@ -21,5 +21,5 @@ pub use budget::Budget;
 pub use client::{CallTemplate, Client, ClientEvent};
 pub use metadata::Metadata;
 pub use method::{Method, MethodKind, Methods};
-pub use server::{Config, Event, Server};
+pub use server::{Config, Event, OpenCall, Server};
 pub use status::Code;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::budget::Budget;
+use super::budget::{Budget, Held};
 use super::call::{CallHead, CallReader, Refusal, Start};
 use super::compression::{self, Encoding};
 use super::message::{self, Assembler, Message};
@@ -85,6 +85,14 @@ pub enum Event {
     },
 }
 
+/// A call that waits for the application's last answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenCall {
+    pub stream: StreamId,
+    /// Nothing more of the request has to come before the application knows of the call.
+    pub arrived: bool,
+}
+
 /// State of a call between head and answer.
 #[derive(Debug, Default)]
 struct Call {
@@ -102,8 +110,8 @@ struct Call {
     assembler: Assembler,
     /// The message of a one-message call, while END_STREAM is due.
     complete: Option<Bytes>,
-    /// Bytes taken from the budget.
-    held_bytes: usize,
+    /// Taken from the budget.
+    held: Held,
 }
 
 const HEAD: usize = 0;
@@ -216,7 +224,7 @@ impl Server {
                     end_stream,
                 } => self.data(key, data, end_stream, events),
                 Incoming::Trailers { key, .. } => self.data(key, &[], true, events),
-                Incoming::Closed { id, mut state, .. } => state.cancel(id, &self.budget, events),
+                Incoming::Closed { id, mut state, .. } => state.cancel(id, events),
             }
             self.deliver_waiting(events);
         }
@@ -318,7 +326,7 @@ impl Server {
             }
             let message = match call.assembler.next(&mut data, max_bytes) {
                 Ok(Some(message)) => message,
-                Ok(None) => match call.hold(&self.budget, call.held_now()) {
+                Ok(None) => match call.held.set(&self.budget, call.held_now()) {
                     Ok(()) => break,
                     Err(status) => return self.reject(key, status, events),
                 },
@@ -330,7 +338,7 @@ impl Server {
             };
             // What a stream brings is passed on at once; a single message is held until its answer.
             let held_bytes = if call.one_message { bytes.len() } else { 0 };
-            if let Err(status) = call.hold(&self.budget, held_bytes) {
+            if let Err(status) = call.held.set(&self.budget, held_bytes) {
                 return self.reject(key, status, events);
             }
             if !call.one_message {
@@ -404,7 +412,7 @@ impl Server {
     fn reject(&mut self, key: Key, status: Status, events: &mut Vec<Event>) {
         let stream = self.connection.stream_mut(key);
         let id = stream.id;
-        stream.state.cancel(id, &self.budget, events);
+        stream.state.cancel(id, events);
         self.close_call(key, status.code.0, &status.message);
     }
 
@@ -426,7 +434,7 @@ impl Server {
     fn close_call(&mut self, key: Key, code: u32, message: &str) {
         let mut fields = FieldList::new();
         let stream = self.connection.stream_mut(key);
-        stream.state.end(&self.budget);
+        stream.state.end();
         if stream.head_sent() {
             push_status(&mut fields, code, message);
             return self.connection.end(key, End::Trailers(Box::new(fields)));
@@ -449,7 +457,7 @@ impl Server {
             return;
         };
         let call = &mut self.connection.stream_mut(key).state;
-        call.end(&self.budget);
+        call.end();
         if call.encoding == Encoding::Gzip {
             let message = compression::deflate(message);
             let prefix = message::prefix(true, message.len());
@@ -467,8 +475,9 @@ impl Server {
         if message.len() <= limits::STREAM_OUTPUT_BYTES_MAX {
             return self.respond(stream, &message);
         }
-        self.send(stream, message);
-        self.finish(stream);
+        if self.send(stream, message) {
+            self.finish(stream);
+        }
     }
 
     /// Ends a call with a status: as the whole response, or behind what was sent.
@@ -479,9 +488,13 @@ impl Server {
     }
 
     /// Sends one message of a response stream. What cannot leave yet is queued: see [`Server::backlog_bytes`].
-    pub fn send(&mut self, stream: StreamId, message: Bytes) {
+    ///
+    /// False when the call is over, perhaps by this very message, because the peer takes no head of this size. No
+    /// [`Event::Cancel`] follows.
+    #[must_use]
+    pub fn send(&mut self, stream: StreamId, message: Bytes) -> bool {
         let Some(key) = self.open_call(stream) else {
-            return;
+            return false;
         };
         let stream = self.connection.stream(key);
         let gzip = stream.state.encoding == Encoding::Gzip;
@@ -490,7 +503,7 @@ impl Server {
                 .connection
                 .send_known_head(key, if gzip { HEAD_GZIP } else { HEAD })
         {
-            return;
+            return false;
         }
         let message = if gzip {
             Bytes::from(compression::deflate(&message))
@@ -499,6 +512,7 @@ impl Server {
         };
         self.connection
             .send_message(key, message::prefix(gzip, message.len()), message);
+        true
     }
 
     /// Ends a response stream with OK.
@@ -510,7 +524,7 @@ impl Server {
         if !stream.head_sent() {
             return self.close_call(key, Code::OK.0, "");
         }
-        stream.state.end(&self.budget);
+        stream.state.end();
         self.connection.end(key, End::Prepared(TRAILERS_OK));
     }
 
@@ -525,6 +539,20 @@ impl Server {
     /// The call takes answers.
     pub fn is_open(&self, stream: StreamId) -> bool {
         self.open_call(stream).is_some()
+    }
+
+    pub fn open_calls(&self) -> impl Iterator<Item = OpenCall> + '_ {
+        let streams = self.connection.streams();
+        let open = streams.filter(|stream| !stream.state.answered);
+        open.map(|stream| OpenCall {
+            stream: stream.id,
+            arrived: stream.state.delivered || stream.state.complete.is_some(),
+        })
+    }
+
+    /// The peer may still begin calls. After [`Server::shutdown`] that ends as soon as the peer has heard of it.
+    pub fn accepts_calls(&self) -> bool {
+        self.stage != Stage::Gone && self.connection.accepts_streams()
     }
 
     /// While paused, the peer gets no more window for this call's messages: back-pressure for request streams.
@@ -594,7 +622,7 @@ impl Server {
         let call = &mut stream.state;
         let deadline_passed = call.deadline_ns <= now_ns;
         let answered = call.answered;
-        call.cancel(id, &self.budget, events);
+        call.cancel(id, events);
         if expiry == Expiry::Deadline && deadline_passed && !answered {
             self.connection.drop_queue(key);
             self.close_call(key, Code::DEADLINE_EXCEEDED.0, DEADLINE_TEXT);
@@ -618,7 +646,7 @@ impl Server {
         self.input = Input::default();
         self.waiting.clear();
         for (id, mut call) in self.connection.disconnect() {
-            call.cancel(id, &self.budget, events);
+            call.cancel(id, events);
         }
     }
 
@@ -626,7 +654,7 @@ impl Server {
         self.input = Input::default();
         self.waiting.clear();
         for (id, mut call) in self.connection.fail(error) {
-            call.cancel(id, &self.budget, events);
+            call.cancel(id, events);
         }
     }
 
@@ -642,29 +670,15 @@ impl Call {
         self.assembler.held_bytes() + self.complete.as_ref().map_or(0, Bytes::len)
     }
 
-    /// Takes what the call holds now from the budget, and gives back what it held.
-    fn hold(&mut self, budget: &Budget, bytes: usize) -> Result<(), Status> {
-        budget.change(self.held_bytes, bytes)?;
-        self.held_bytes = bytes;
-        Ok(())
-    }
-
     /// The last answer is given.
-    fn end(&mut self, budget: &Budget) {
+    fn end(&mut self) {
         self.answered = true;
-        self.release(budget);
-    }
-
-    fn release(&mut self, budget: &Budget) {
-        if self.held_bytes > 0 {
-            // Giving back is never refused.
-            let _ = budget.change(std::mem::take(&mut self.held_bytes), 0);
-        }
+        self.held.release();
     }
 
     /// Tells the application, if it still waits for the call.
-    fn cancel(&mut self, id: StreamId, budget: &Budget, events: &mut Vec<Event>) {
-        self.release(budget);
+    fn cancel(&mut self, id: StreamId, events: &mut Vec<Event>) {
+        self.held.release();
         if self.delivered && !self.answered {
             events.push(Event::Cancel { stream: id });
         }

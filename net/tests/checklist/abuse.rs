@@ -48,6 +48,31 @@ fn b1_rapid_reset() {
     peer.assert_alive(10_001);
 }
 
+/// The call whose fault uses up the last of the patience is cancelled like all others of the connection.
+#[test]
+fn b1_the_reset_too_many() {
+    let config = config();
+    let budget = config.budget.clone();
+    let mut peer = Peer::with(config);
+    for (stream, path) in [(1, WATCH_PATH), (3, "/etcdserverpb.KV/Put")] {
+        let mut fields = request(path).to_vec();
+        fields.push(("content-length", "10000"));
+        peer.head(stream, &fields, false);
+        peer.data(stream, &prefixed(&[0; 10_000])[..9_999], false);
+    }
+    assert!(budget.used_bytes() > 9_000);
+    for round in 0..limits::RESETS_BURST {
+        peer.call(2 * round + 5, b"x");
+        peer.reset(2 * round + 5);
+        peer.output();
+    }
+    peer.events();
+    peer.data(1, b"xy", false);
+    assert_eq!(peer.goaway(), CALM);
+    assert_eq!(peer.events(), [Event::Cancel { stream: id(1) }]);
+    assert_eq!(budget.used_bytes(), 0);
+}
+
 #[test]
 fn b2_made_you_reset() {
     // Six ways to have the server reset a stream whose request is being handled.
@@ -342,7 +367,7 @@ fn b12_slow_reader() {
     peer.open(1, WATCH_PATH);
     peer.output();
     for _ in 0..100 {
-        peer.server.send(id(1), vec![0; 100_000].into());
+        assert!(peer.server.send(id(1), vec![0; 100_000].into()));
     }
     assert!(peer.server.output().len() <= limits::OUTPUT_BYTES_MAX + 100_000);
     assert!(peer.server.backlog_bytes(id(1)) > limits::STREAM_OUTPUT_BYTES_MAX);

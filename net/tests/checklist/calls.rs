@@ -2,8 +2,9 @@
 
 use std::io::Write;
 
+use net::frame::settings::id as setting;
 use net::frame::{flag, kind, Reason};
-use net::grpc::Event;
+use net::grpc::{Event, Server, StreamId};
 use net::limits::{self, MILLISECOND_NS, SECOND_NS};
 
 use super::peer::*;
@@ -337,7 +338,7 @@ fn m15_reset_during_a_handler() {
     );
     assert!(!peer.server.is_open(id(1)));
     peer.server.respond(id(1), b"late");
-    peer.server.send(id(3), b"late".as_slice().into());
+    assert!(!peer.server.send(id(3), b"late".as_slice().into()));
     peer.server.fail(id(5), 2, "late");
     assert_eq!(peer.sent(), []);
     peer.assert_alive(7);
@@ -356,7 +357,7 @@ fn m16_deadline_passes() {
         peer.head(stream, &fields, false);
     }
     peer.data(1, &prefixed(b"m"), true);
-    peer.server.send(id(3), b"first".as_slice().into());
+    assert!(peer.server.send(id(3), b"first".as_slice().into()));
     peer.events();
     peer.sent();
     peer.wait(199 * MILLISECOND_NS);
@@ -449,7 +450,7 @@ fn server_streaming_call() {
             ..
         }]
     ));
-    peer.server.send(id(1), b"a".as_slice().into());
+    assert!(peer.server.send(id(1), b"a".as_slice().into()));
     peer.server.finish(id(1));
     assert_eq!(peer.sent(), ok_response(1, b"a"));
     // OK without a message is a head and a status in one.
@@ -465,7 +466,7 @@ fn server_streaming_call() {
     // A status behind messages.
     peer.open(5, "/etcdserverpb.Maintenance/Snapshot");
     peer.data(5, &prefixed(b""), true);
-    peer.server.send(id(5), b"a".as_slice().into());
+    assert!(peer.server.send(id(5), b"a".as_slice().into()));
     peer.server.fail(id(5), 15, "lost");
     assert_eq!(
         peer.sent()[2],
@@ -492,4 +493,55 @@ fn first_message_of_a_unary_call_is_due() {
         }]
     );
     assert!(peer.events().is_empty() && peer.server.is_open(id(3)));
+}
+
+/// A peer that takes no head of ours has its calls reset. What they held of the budget is given back all the same, and
+/// the application is told at once.
+#[test]
+fn m17_heads_that_the_peer_does_not_take() {
+    let small_heads = [(setting::MAX_HEADER_LIST_SIZE, 10)];
+    type Answer = fn(&mut Server, StreamId);
+    let answers: [(&str, Answer); 6] = [
+        ("/etcdserverpb.Maintenance/Snapshot", |server, id| {
+            assert!(!server.send(id, b"part".as_slice().into()));
+            assert!(!server.send(id, b"part".as_slice().into()));
+            server.finish(id);
+        }),
+        ("/etcdserverpb.Maintenance/Snapshot", |server, id| {
+            server.finish(id)
+        }),
+        ("/etcdserverpb.KV/Put", |server, id| {
+            server.respond(id, b"small")
+        }),
+        ("/etcdserverpb.KV/Put", |server, id| {
+            server.respond_with(id, vec![0; 1 << 20].into())
+        }),
+        ("/etcdserverpb.KV/Put", |server, id| {
+            server.fail(id, 5, "no")
+        }),
+        ("/etcdserverpb.Watch/Watch", |server, id| {
+            assert!(!server.send(id, b"event".as_slice().into()));
+        }),
+    ];
+    for (number, (path, answer)) in answers.into_iter().enumerate() {
+        let config = config();
+        let budget = config.budget.clone();
+        let mut peer = Peer::with(config);
+        peer.settings(&small_heads);
+        peer.open(1, path);
+        peer.data(1, &prefixed(&[0; 10_000]), true);
+        peer.events();
+        peer.sent();
+        let held = path != "/etcdserverpb.Watch/Watch";
+        assert_eq!(budget.used_bytes() > 0, held, "{number}");
+        answer(&mut peer.server, id(1));
+        assert_eq!(budget.used_bytes(), 0, "{number}");
+        assert_eq!(peer.server.stream_count(), 0, "{number}");
+        let reset = Sent::Reset {
+            stream: 1,
+            reason: Reason::INTERNAL_ERROR,
+        };
+        assert_eq!(peer.sent(), [reset], "{number}");
+        assert_eq!(peer.events(), []);
+    }
 }

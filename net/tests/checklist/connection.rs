@@ -41,8 +41,8 @@ fn bidirectional_stream_carries_messages_both_ways() {
     assert!(matches!(&events[0], Event::Open { method: WATCH, .. }));
     assert!(matches!(&events[1], Event::Message { message, .. } if &message[..] == b"one"));
     assert!(matches!(&events[2], Event::Message { message, .. } if &message[..] == b"two"));
-    peer.server.send(id(1), b"first".as_slice().into());
-    peer.server.send(id(1), b"second".as_slice().into());
+    assert!(peer.server.send(id(1), b"first".as_slice().into()));
+    assert!(peer.server.send(id(1), b"second".as_slice().into()));
     let data = |message: &[u8]| Sent::Data {
         stream: 1,
         data: prefixed(message),
@@ -51,7 +51,7 @@ fn bidirectional_stream_carries_messages_both_ways() {
     assert_eq!(peer.sent(), [head(1), data(b"first"), data(b"second")]);
     peer.data(1, b"", true);
     assert_eq!(peer.events(), [Event::HalfClose { stream: id(1) }]);
-    peer.server.send(id(1), b"third".as_slice().into());
+    assert!(peer.server.send(id(1), b"third".as_slice().into()));
     peer.server.finish(id(1));
     assert_eq!(
         peer.sent(),

@@ -275,7 +275,7 @@ fn f14_tiny_header_list() {
     peer.sent();
     peer.server.respond(id(1), b"y");
     peer.server.fail(id(3), 3, "no");
-    peer.server.send(id(5), b"message".as_slice().into());
+    assert!(!peer.server.send(id(5), b"message".as_slice().into()));
     peer.server.finish(id(5));
     let reset = |stream| Sent::Reset {
         stream,

@@ -17,7 +17,7 @@ use engine::error::RequestError;
 use leader_watch::LeaderWatch;
 use net::{
     connection::Output,
-    grpc::{Config, Event, Metadata, Methods, Server, StreamId},
+    grpc::{Config, Event, Metadata, Methods, OpenCall, Server, StreamId},
 };
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -61,6 +61,7 @@ enum StreamState {
     Feed {
         blocked: bool,
     },
+    /// A call that may wait for ever: for its turn, or for nothing at all.
     Held,
 }
 
@@ -95,6 +96,8 @@ pub struct Front {
     has_leader: bool,
     is_learner: bool,
     leader_watch: LeaderWatch,
+    /// No call is taken any more.
+    stopping: bool,
 }
 
 impl Front {
@@ -116,6 +119,7 @@ impl Front {
             has_leader: false,
             is_learner: false,
             leader_watch: LeaderWatch::new(election_ns),
+            stopping: false,
         }
     }
 
@@ -136,7 +140,10 @@ impl Front {
             CallId::PEER_CONNECTION | CallId::INTERNAL_CONNECTION | 0 => 1,
             next => next,
         };
-        let server = Server::new(&self.config, self.methods, now_ns);
+        let mut server = Server::new(&self.config, self.methods, now_ns);
+        if self.stopping {
+            server.shutdown();
+        }
         self.connections.insert(
             id,
             Connection {
@@ -160,11 +167,16 @@ impl Front {
         gone.server.disconnect(&mut events);
         for event in events.drain(..) {
             if let Event::Cancel { stream } = event {
-                demands.push(Demand::Cancel {
-                    call: CallId::new(connection, stream.get()),
-                });
+                gone.streams.remove(&stream.get());
+                let call = CallId::new(connection, stream.get());
+                demands.push(Demand::Cancel { call });
             }
         }
+        // The member may not keep what is not known to the transport any more.
+        let left = gone.streams.into_keys();
+        demands.extend(left.map(|stream| Demand::Cancel {
+            call: CallId::new(connection, stream),
+        }));
         self.events = events;
     }
 
@@ -218,8 +230,9 @@ impl Front {
         }
     }
 
-    /// Tells every client to go elsewhere: no new calls, the running ones end.
+    /// Tells every client to go elsewhere. Calls that it has sent already are still taken; see [`Front::is_quiet`].
     pub fn shutdown(&mut self) {
+        self.stopping = true;
         let ids: Vec<u32> = self.connections.keys().copied().collect();
         for id in ids {
             if let Some(entry) = self.connections.get_mut(&id) {
@@ -229,19 +242,38 @@ impl Front {
         }
     }
 
+    /// After [`Front::shutdown`]: no client begins a call any more, and all are answered but those that may go on for ever,
+    /// and those whose request has not arrived.
+    pub fn is_quiet(&self) -> bool {
+        self.connections.values().all(|entry| {
+            let mut calls = entry.server.open_calls();
+            let is_awaited =
+                |call: OpenCall| call.arrived && !entry.streams.contains_key(&call.stream.get());
+            !entry.server.accepts_calls() && !calls.any(is_awaited)
+        })
+    }
+
     /// Ends every call that is still open: watches, keep-alives, and calls in flight.
-    pub fn end_streams(&mut self, status: &Status) {
+    pub fn end_calls(&mut self, status: &Status) {
         let ids: Vec<u32> = self.connections.keys().copied().collect();
         for id in ids {
             if let Some(entry) = self.connections.get_mut(&id) {
-                for (stream, _) in std::mem::take(&mut entry.streams) {
-                    entry
-                        .server
-                        .fail(StreamId::new(stream), status.code, &status.message);
+                entry.streams.clear();
+                entry.blocked = 0;
+                let open: Vec<OpenCall> = entry.server.open_calls().collect();
+                for call in open {
+                    entry.server.fail(call.stream, status.code, &status.message);
                 }
             }
             self.mark(id);
         }
+    }
+
+    /// Every answer has left.
+    pub fn is_sent(&mut self, connection: u32) -> bool {
+        self.connections.get_mut(&connection).is_none_or(|entry| {
+            entry.server.stream_count() == 0 && entry.server.output().is_empty()
+        })
     }
 
     /// The connections whose output changed since the last call.
@@ -303,12 +335,13 @@ impl Front {
         }
     }
 
-    /// Answers a unary call.
+    /// Answers a unary call, or refuses another.
     pub fn reply(&mut self, call: CallId, result: Result<Bytes, Status>) {
         let Some(entry) = self.connections.get_mut(&call.connection()) else {
             return;
         };
         let stream = StreamId::new(call.stream());
+        entry.forget(call.stream());
         match result {
             Ok(message) => entry.server.respond_with(stream, message),
             Err(status) => entry.server.fail(stream, status.code, &status.message),
@@ -325,7 +358,11 @@ impl Front {
         let Some(state) = entry.streams.get_mut(&call.stream()) else {
             return; // the call is over
         };
-        entry.server.send(stream, message);
+        if !entry.server.send(stream, message) {
+            entry.forget(call.stream());
+            demands.push(Demand::Cancel { call });
+            return self.mark(call.connection());
+        }
         match state {
             StreamState::Watch { blocked } | StreamState::Feed { blocked } => {
                 let backlog = entry.server.backlog_bytes(stream) + entry.server.output().len();
@@ -450,8 +487,10 @@ impl Front {
                 demands.push(Demand::Ask { call, request });
             }
             Call::Concurrency(recipe) => {
-                if matches!(recipe, Recipe::Observe(_)) {
-                    self.hold(call, StreamState::Feed { blocked: false });
+                match recipe {
+                    Recipe::Observe(_) => self.hold(call, StreamState::Feed { blocked: false }),
+                    Recipe::Lock(_) | Recipe::Campaign(_) => self.hold(call, StreamState::Held),
+                    _ => {}
                 }
                 demands.push(Demand::Concurrency { call, recipe });
             }
@@ -547,3 +586,6 @@ impl Front {
 fn needs_leader(metadata: &Metadata) -> bool {
     metadata.get("hasleader") == Some(&b"true"[..])
 }
+
+#[cfg(test)]
+mod tests;

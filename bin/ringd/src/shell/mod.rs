@@ -14,6 +14,7 @@ mod peers;
 mod pool;
 mod ring;
 mod sockets;
+mod stop;
 
 use crate::{
     descriptors::Shares,
@@ -58,14 +59,11 @@ const PULSE_NS_MAX: u64 = 50_000_000;
 /// Background work gets a slice at least this often, however busy the member is: some 5 % of the core. Else compaction and
 /// watches that are behind would wait for as long as the load lasts.
 const WORK_NS_MAX: u64 = 2_000_000;
-/// How long a stop waits for answers to leave.
-const STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// Pool threads for page fetches, checkpoints and log files.
 const POOL_THREADS: usize = 2;
 /// A write with this many callers waits on the executor for the device, when that is fast: nobody else is kept waiting.
 const ALONE_CALLS_MAX: usize = 1;
-/// How often a stop looks whether another member leads.
-const HAND_OVER_POLL: Duration = Duration::from_millis(1);
+
 /// A completion from another thread.
 pub enum Completion {
     Input(Input),
@@ -128,10 +126,6 @@ struct Core {
 impl Core {
     fn now_ns(&self) -> u64 {
         self.clock.elapsed().as_nanos() as u64
-    }
-
-    fn is_handing_over(&self) -> bool {
-        self.server.member.is_handing_over(self.now_ns())
     }
 
     /// Whether the connection's reader is to go on.
@@ -518,48 +512,6 @@ impl Shell {
         for (link, socket, first) in writers {
             let task = write_when_possible(self.core.clone(), link, socket, first);
             spawn(&self.core, task);
-        }
-    }
-
-    /// Lets another member lead, ends the calls, lets the answers leave, and closes.
-    async fn stop(&mut self, next_pulse_ns: &mut u64) {
-        {
-            let mut core = self.core.borrow_mut();
-            let now_ns = core.now_ns();
-            core.server.complete(Input::Stop, now_ns);
-        }
-        loop {
-            self.turn(next_pulse_ns);
-            self.start_tasks();
-            if !self.core.borrow().is_handing_over() {
-                break;
-            }
-            glommio::timer::sleep(HAND_OVER_POLL).await;
-        }
-        {
-            let mut core = self.core.borrow_mut();
-            core.server
-                .shutdown(&engine::error::RequestError::Stopped.into());
-        }
-        let begun = Instant::now();
-        loop {
-            self.turn(next_pulse_ns);
-            self.start_tasks();
-            let drained = {
-                let mut core = self.core.borrow_mut();
-                let links: Vec<Link> = core.sockets.keys().copied().collect();
-                links.into_iter().all(|link| {
-                    let is_empty = |output: &mut net::connection::Output| output.is_empty();
-                    matches!(link, Link::Peer(_)) || core.server.output(link).is_none_or(is_empty)
-                })
-            };
-            if drained || begun.elapsed() > STOP_DEADLINE {
-                break;
-            }
-            glommio::timer::sleep(Duration::from_millis(5)).await;
-        }
-        for (_, socket) in std::mem::take(&mut self.core.borrow_mut().sockets) {
-            socket.shutdown();
         }
     }
 }
