@@ -209,3 +209,27 @@ fn a_lost_file_is_not_taken_for_a_new_one() {
     let text = refused.expect("an error").to_string();
     assert!(text.contains("has 0 bytes"), "{text}");
 }
+
+/// The kernel may drop a page that was checked, and read something else from the device later. Whoever changes such a page, or
+/// moves it, would give the damage a checksum that fits.
+#[test]
+fn a_page_that_rots_after_it_was_checked_is_not_copied() {
+    let (_dir, path) = new_file();
+    let (mut pages, _) = open(&path);
+    let mut tree = Tree::new();
+    fill(&mut pages, &mut tree, 0..4, 100);
+    checkpoint(&mut pages, tree);
+    assert_eq!(settled_quietly(&mut pages, tree), 4);
+    // A value's bytes, wherever the leaf lies: the file's pages are the mapping's.
+    let bytes = std::fs::read(&path).expect("the file");
+    let value = bytes.windows(100).position(|window| window == [2; 100]);
+    let at = value.expect("the value") as u64;
+    let file = std::fs::OpenOptions::new().write(true).open(&path);
+    let file = file.expect("the file");
+    std::os::unix::fs::FileExt::write_all_at(&file, &[7; 8], at).expect("written");
+    let miss = tree.insert(&mut pages, &key(9), b"x", 1);
+    let miss = miss.expect_err("the leaf is not copied");
+    let job = pages.fetch_job(&miss).expect("it is asked for again");
+    let error = pages.fetch_done(job.run()).expect_err("it is refused");
+    assert!(error.to_string().contains("not what was read"), "{error}");
+}

@@ -266,13 +266,18 @@ impl Lessor {
 
     /// Keep-alive. `token` names the request in [`Lessor::take_answers`] when the result is [`Renewal::Pending`].
     pub fn renew(&mut self, id: i64, token: u64, now_ns: u64) -> Renewal {
+        self.renew_asked(id, token, now_ns, now_ns)
+    }
+
+    /// As `renew`, of a renewal that came in earlier: it counts if the lease had time left by then and has not been revoked.
+    pub fn renew_asked(&mut self, id: i64, token: u64, asked_ns: u64, now_ns: u64) -> Renewal {
         if !self.primary {
             return Renewal::NotPrimary;
         }
         let Some(lease) = self.leases.get(&id) else {
             return Renewal::Unknown;
         };
-        if lease.deadline_ns <= now_ns
+        if lease.deadline_ns <= asked_ns
             || lease.revoke_retry_at_ns.is_some()
             || lease.revoke_proposed
         {

@@ -343,8 +343,9 @@ impl Pages {
         self.scratch = scratch;
     }
 
+    /// Whether the page is in memory; asking is no use of it.
     pub(crate) fn is_resident(&self, no: PageNo) -> bool {
-        !matches!(self.table.touch(no), Place::Absent)
+        !matches!(self.table.peek(no), Place::Absent)
     }
 
     /// Notes that a page contradicts its parent. The step that found it ends as a miss; the fetch of that page then
@@ -369,6 +370,7 @@ impl Pages {
         if self.is_active(no) {
             return Ok(no);
         }
+        self.verify(no, 1)?;
         let new = match (self.table.touch(no), &self.map) {
             // The mapping stays where it is whatever happens to the memory for pages.
             (Place::Mapped, Some(map)) => {
@@ -388,6 +390,19 @@ impl Pages {
         self.stamp(new);
         self.release(no, 1);
         Ok(new)
+    }
+
+    /// Refuses a page or an extent that is not what was checked when it came in: the kernel may have dropped it since, and
+    /// read something else from the device. A copy of that would get a checksum that fits. Frames are this process's own.
+    pub(crate) fn verify(&self, no: PageNo, pages: u32) -> Result<(), Absent> {
+        let (Place::Mapped, Some(map)) = (self.table.peek(no), &self.map) else {
+            return Ok(());
+        };
+        let bytes = map.slice(no.offset(), pages as usize * PAGE_BYTES);
+        match Header::check(bytes, no) {
+            Ok(()) => Ok(()),
+            Err(_) => Err(self.reject(no, "is not what was read from the device before")),
+        }
     }
 
     /// Gives a page of the active generation another number.

@@ -76,6 +76,7 @@ impl Store {
         if index <= self.applied_index {
             return Ok(Some(applied));
         }
+        let keys_max = keys_max.max(1);
         if let Some(large) = self.large_write.take() {
             return Ok(self.continue_write(large, (index, term), request, keys_max)?);
         }

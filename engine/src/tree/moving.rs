@@ -231,6 +231,7 @@ impl Moves {
         from: OverflowRef,
     ) -> Result<(), Absent> {
         if self.goal.wants(pages, from.page, from.pages()) {
+            pages.verify(from.page, from.pages())?;
             let payload = from.read(pages)?.to_vec();
             self.bytes_left = self.bytes_left.saturating_sub(payload.len());
             self.found.push(Move {

@@ -331,8 +331,9 @@ impl LogFiles {
             }
             FileOpKind::Remove { segment } => {
                 self.mode()?;
-                self.opened().remove(segment);
                 fs::remove_file(self.segment_path(*segment))?;
+                // A reader may have opened it until then; the space comes back with the last handle.
+                self.opened().remove(segment);
                 self.directory.sync_all()
             }
         }
@@ -371,9 +372,9 @@ impl LogFiles {
 
     fn recycle(&self, id: SegmentId, old: SegmentId, header: &AlignedBuf) -> io::Result<()> {
         let mode = self.mode()?;
-        self.opened().remove(&old);
         let temporary = self.temporary(id);
         fs::rename(self.segment_path(old), &temporary)?;
+        self.opened().remove(&old);
         // The old name must be gone for good before the content changes under it.
         self.directory.sync_all()?;
         let file = DurableFile::open(&temporary, mode)?;

@@ -6,6 +6,7 @@ mod machine;
 mod order;
 mod other_cluster;
 mod refetch;
+mod renewals;
 mod segments;
 mod srv;
 

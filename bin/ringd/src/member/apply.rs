@@ -39,7 +39,10 @@ impl From<Miss> for Unapplied {
 impl Member {
     /// Whether an entry is applied in part, and the next slice has its pages.
     pub(super) fn wants_apply_slice(&self) -> bool {
-        self.store.is_applying() && self.apply_awaits.is_empty()
+        self.store.is_applying()
+            && self.apply_awaits.is_empty()
+            && !self.apply_queue.is_empty()
+            && !self.holds_apply()
     }
 
     /// Applies what is committed, as far as its pages are there.
@@ -63,7 +66,10 @@ impl Member {
                 break;
             }
             match self.apply_entry(&entry, now_ns) {
-                Ok(()) => applied = Some(index),
+                Ok(()) => {
+                    self.apply_awaits.clear();
+                    applied = Some(index);
+                }
                 Err(Unapplied::InPart) => {
                     self.apply_awaits.clear();
                     self.background.has_changed_pages = true;
@@ -71,6 +77,8 @@ impl Member {
                     break;
                 }
                 Err(Unapplied::Miss(miss)) => {
+                    // What was evaluated of it is kept.
+                    self.background.has_changed_pages |= self.store.is_applying();
                     // Pages that are on their way already were planned for with their neighbours.
                     if self.fetch(&miss) {
                         self.fetch_queued();
@@ -89,7 +97,10 @@ impl Member {
     /// Asks for the pages that the next entries will need. Entries that cannot be read are left for their turn.
     fn fetch_queued(&mut self) {
         let mut missing = Miss::default();
-        for entry in self.apply_queue.iter().take(PLANNED_ENTRIES_MAX) {
+        // One that is applied in part knows its pages, and is large.
+        let begun = usize::from(self.store.is_applying());
+        let next = self.apply_queue.iter().skip(begun);
+        for entry in next.take(PLANNED_ENTRIES_MAX) {
             if entry.r#type() != raftpb::EntryType::EntryNormal {
                 continue;
             }

@@ -51,12 +51,13 @@ impl Member {
         self.node.role() == Role::Leader && self.leases.begun_term == self.node.term()
     }
 
-    /// One message of a keep-alive stream, after a quorum confirmed this leader.
-    pub(super) fn keep_alive(&mut self, call: CallId, lease: i64, now_ns: u64) {
+    /// One message of a keep-alive stream that came at `asked_ns`, after a quorum confirmed this leader.
+    pub(super) fn keep_alive(&mut self, call: CallId, lease: i64, asked_ns: u64, now_ns: u64) {
         let revision = self.store.revision();
         self.leases.next_token += 1;
         let token = self.leases.next_token;
-        let renewal = self.store.lessor_mut().renew(lease, token, now_ns);
+        let lessor = self.store.lessor_mut();
+        let renewal = lessor.renew_asked(lease, token, asked_ns, now_ns);
         let waiting = Undecided {
             call,
             lease,
@@ -160,6 +161,9 @@ impl Member {
 
     /// Proposes the revocation of leases that ran out.
     pub(super) fn expire_leases(&mut self, now_ns: u64) {
+        if self.store.is_applying() {
+            return; // renewals wait for that entry, and what came in time has to count
+        }
         let led = planted(Fault::ExpireAsFollower) && self.store.lessor().is_primary();
         if !self.is_leader_begun() && !led {
             return;

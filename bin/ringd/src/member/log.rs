@@ -70,6 +70,10 @@ impl Member {
     pub(super) fn log_read(&mut self, from: u64, result: Result<Vec<Entry>, ReadError>) {
         match result {
             Ok(entries) => self.node.entries_read(from, entries),
+            // For a follower that was overtaken meanwhile by what the log gives up: it gets a snapshot.
+            Err(ReadError::Gone { .. }) if from < self.wal.first_index() => {
+                self.node.entries_read(from, Vec::new())
+            }
             Err(error) => self.halt(format!("reading the log back failed: {error}")),
         }
     }

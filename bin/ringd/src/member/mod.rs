@@ -576,7 +576,8 @@ impl Member {
         self.drain_ready(now_ns);
         let goes_on = std::mem::take(&mut self.applies_next);
         if !goes_on && self.writes_first(now_ns) {
-            self.applies_next = true;
+            self.check_memory(applied_before);
+            self.applies_next = !self.halted;
             return;
         }
         loop {
@@ -594,14 +595,19 @@ impl Member {
         self.evict(tried_again);
         self.emit_log_writes(now_ns);
         self.emit_watch_events();
-        if let Some(error) = self.store.pages_mut().take_fault() {
-            self.memory_fault(&error.to_string(), applied_before);
-        }
+        self.check_memory(applied_before);
         self.background.has_changed_pages = false;
         self.maybe_checkpoint(now_ns);
         self.grow_pages(now_ns);
         self.begin_install();
         self.go_on_rebuilding();
+    }
+
+    /// Before anything leaves that was read.
+    fn check_memory(&mut self, applied_before: u64) {
+        if let Some(error) = self.store.pages_mut().take_fault() {
+            self.memory_fault(&error.to_string(), applied_before);
+        }
     }
 
     /// A page turned out to be unreadable while this turn read it: nothing that was read leaves.

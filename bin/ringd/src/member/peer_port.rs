@@ -72,16 +72,20 @@ impl Member {
     /// Answers what waited for a read round.
     pub(super) fn read_for_peer(
         &mut self,
-        call: CallId,
+        read: &Read,
         request: &PeerRequest,
         now_ns: u64,
     ) -> Result<(), engine::page::Miss> {
+        let call = read.call;
         match request {
             PeerRequest::DowngradeEnabled => {
                 let enabled = self.store.downgrade().is_some();
                 self.reply(call, Ok(enabled.to_string().into()));
             }
-            PeerRequest::KeepAlive(request) => self.keep_alive(call, request.id, now_ns),
+            PeerRequest::KeepAlive(request) => {
+                let asked_ns = self.asked_ns(read);
+                self.keep_alive(call, request.id, asked_ns, now_ns)
+            }
             PeerRequest::TimeToLive(request) => {
                 let response = self.time_to_live(request, now_ns)?;
                 let result = match response.ttl {

@@ -243,17 +243,17 @@ impl Member {
                 false => self.reads.behind.push((index, read)),
             }
         }
+        let is_late = |read: &Read| read.deadline_ns <= now_ns;
         let mut sweep = |reads: &mut Vec<Read>| {
-            let mut at = 0;
-            while at < reads.len() {
-                if reads[at].deadline_ns <= now_ns {
-                    expired.push(reads.remove(at));
-                } else {
-                    at += 1;
-                }
+            if reads.iter().any(is_late) {
+                let (late, rest) = reads.drain(..).partition(is_late);
+                *reads = rest;
+                let late: Vec<Read> = late;
+                expired.extend(late);
             }
         };
         sweep(&mut self.reads.unread);
+        sweep(&mut self.reads.parked);
         for round in &mut self.reads.rounds {
             sweep(&mut round.reads);
         }
@@ -301,6 +301,12 @@ impl Member {
         }
     }
 
+    /// When the read came in.
+    pub(super) fn asked_ns(&self, read: &Read) -> u64 {
+        let timeout_ns = self.config.request_timeout_ns();
+        read.deadline_ns.saturating_sub(timeout_ns)
+    }
+
     /// Answers a read, or names the pages that it lacks.
     fn read(&mut self, read: &Read, now_ns: u64) -> Result<(), Miss> {
         let call = read.call;
@@ -330,12 +336,15 @@ impl Member {
                 };
                 self.reply(call, Ok(encode(&response)));
             }
-            Request::LeaseKeepAlive(keep_alive) => self.keep_alive(call, keep_alive.id, now_ns),
+            Request::LeaseKeepAlive(keep_alive) => {
+                let asked_ns = self.asked_ns(read);
+                self.keep_alive(call, keep_alive.id, asked_ns, now_ns)
+            }
             Request::LeaseTimeToLive(request) => {
                 let response = self.time_to_live(request, now_ns)?;
                 self.reply(call, Ok(encode(&response)));
             }
-            Request::Peer(request) => self.read_for_peer(call, request, now_ns)?,
+            Request::Peer(request) => self.read_for_peer(read, request, now_ns)?,
             Request::LeaseLeases => self.lease_leases(call),
             Request::Status => self.status(call),
             Request::Hash => self.hash(call),

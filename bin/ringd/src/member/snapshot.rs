@@ -598,6 +598,7 @@ impl Member {
         self.reset_background();
         self.comparison.begin_anew();
         self.reads.pages_arrived();
+        self.apply_awaits.clear(); // of another file
         self.checkpoints.begin_anew();
         self.effects.push(Effect::MembersChanged);
         if self.store.is_removed_member(self.config.member_id) {

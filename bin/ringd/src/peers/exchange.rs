@@ -18,7 +18,7 @@ use net::{
     peer::{checksum, seal, CHECKSUM, SNAPSHOT_PIECE},
 };
 use prost::Message as _;
-use proto::raftpb::Message;
+use proto::raftpb::{Message, MessageType};
 use std::collections::VecDeque;
 
 /// Posts under way to one member, and posts that wait. Above: dropped, and Raft is told.
@@ -40,6 +40,7 @@ const POST_PAUSE_NS: u64 = 100_000_000;
 pub enum Exchange {
     Post {
         body: Bytes,
+        proposes: bool,
     },
     Ask {
         ask: u64,
@@ -79,6 +80,8 @@ impl Exchange {
             Exchange::Ask { request, .. } => request.is_repeatable(),
             // What follows its beginning is not kept.
             Exchange::Database { .. } => false,
+            // Of a message Raft takes a second copy as it took the first; a proposal would be carried out twice.
+            Exchange::Post { proposes, .. } => !proposes,
             _ => true,
         }
     }
@@ -120,7 +123,7 @@ impl Exchange {
 
     fn body(&self) -> Option<&[u8]> {
         match self {
-            Exchange::Post { body } | Exchange::Piece { body, .. } => Some(body),
+            Exchange::Post { body, .. } | Exchange::Piece { body, .. } => Some(body),
             Exchange::Probe { .. } | Exchange::Database { .. } => None,
             Exchange::Ask { request, .. } => match request {
                 PeerAsk::KeepAlive(body) | PeerAsk::TimeToLive(body) => Some(body),
@@ -159,7 +162,8 @@ impl Exchange {
 /// Requests to one member that wait, and how many of each kind are under way.
 #[derive(Debug, Default)]
 pub struct Queues {
-    posts: VecDeque<Bytes>,
+    /// With whether they propose something.
+    posts: VecDeque<(Bytes, bool)>,
     post_next_ns: u64,
     asks: VecDeque<Exchange>,
     pub probe: Option<Exchange>,
@@ -176,8 +180,8 @@ impl Queues {
             }
         }
         if posting < POSTS_MAX {
-            if let Some(body) = self.posts.pop_front() {
-                return Some(Exchange::Post { body });
+            if let Some((body, proposes)) = self.posts.pop_front() {
+                return Some(Exchange::Post { body, proposes });
             }
         }
         if sending == 0 && self.piece.is_some() {
@@ -200,7 +204,9 @@ impl Transport {
         if queues.posts.len() >= POSTS_QUEUED_MAX || now_ns < queues.post_next_ns {
             return self.inputs.push(Input::Unreachable { peer: to });
         }
-        queues.posts.push_back(message.encode_to_vec().into());
+        let proposes = message.r#type() == MessageType::MsgProp;
+        let body = message.encode_to_vec().into();
+        queues.posts.push_back((body, proposes));
         self.pump(to, now_ns);
     }
 

@@ -85,7 +85,7 @@ impl Peer {
         if urls != self.urls {
             self.urls = urls;
             self.url_at = 0;
-            self.refused = 0;
+            self.forget_loss();
         }
         !self.urls.is_empty()
     }
