@@ -343,9 +343,8 @@ impl Pages {
         self.scratch = scratch;
     }
 
-    /// Whether the page is in memory; asking is no use of it.
     pub(crate) fn is_resident(&self, no: PageNo) -> bool {
-        !matches!(self.table.peek(no), Place::Absent)
+        !matches!(self.table.touch(no), Place::Absent)
     }
 
     /// Notes that a page contradicts its parent. The step that found it ends as a miss; the fetch of that page then

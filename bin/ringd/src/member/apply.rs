@@ -97,10 +97,7 @@ impl Member {
     /// Asks for the pages that the next entries will need. Entries that cannot be read are left for their turn.
     fn fetch_queued(&mut self) {
         let mut missing = Miss::default();
-        // One that is applied in part knows its pages, and is large.
-        let begun = usize::from(self.store.is_applying());
-        let next = self.apply_queue.iter().skip(begun);
-        for entry in next.take(PLANNED_ENTRIES_MAX) {
+        for entry in self.apply_queue.iter().take(PLANNED_ENTRIES_MAX) {
             if entry.r#type() != raftpb::EntryType::EntryNormal {
                 continue;
             }
